@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lossbench.ask import to_run
-from lossbench.question import Run
+from lossbench.ask.compose import Composed, run_of
+from lossbench.question import Run, checked
 from lossbench.question.schema import Config
 
 PLAIN: dict = OmegaConf.to_container(  # type: ignore[assignment]
@@ -95,6 +95,10 @@ def plain_config(**overrides: object) -> dict:
         else:
             set_key(plain, key.replace("__", "."), value)
     return plain
+
+
+def to_run(config: Composed) -> Run:
+    return checked(run_of(config))
 
 
 def make_run(**overrides: object) -> Run:

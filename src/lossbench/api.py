@@ -102,9 +102,9 @@ class Result:
 
 
 def compare(
-    losses: Iterable[Any] | Mapping[str, Any],
-    data: Any,
-    model: Any = "mlp",
+    losses: Iterable[object] | Mapping[str, object],
+    data: object,
+    model: object = "mlp",
     *,
     name: str,
     target: str = "",
@@ -117,7 +117,7 @@ def compare(
     margin: float | str | None = None,
     looks: Iterable[int] | None = None,
     workers: int = 0,
-    **keys: Any,
+    **keys: object,
 ) -> Result:
     """Train identical models under several losses until their comparison is settled.
 
@@ -169,7 +169,13 @@ def compare(
         seeds = [looks] if isinstance(looks, int) else [*map(int, looks)]
         lines.append(f"{sweeper}.looks={_typed(seeds)}")
     model = _model_name(model)
-    _refuse_taken(name, row.name, model)
+    folder = Path("runs") / name
+    if (folder / "sweep.json").is_file():
+        planned = records.load(folder).planned
+        contexts = {*zip(planned["data"], planned["model"], strict=True)}
+        if contexts and (row.name, model) not in contexts:
+            there = ", ".join(sorted(f"{one} × {other}" for one, other in contexts))
+            raise ConfigError(f"{folder} is a comparison on {there}: give this one another name=")
     command = _as_call(compare, [names, _data_words(data, row), model], {**given, **keys})
     losses = ",".join(dict.fromkeys([reference, *names]))
     lines = ["experiment=compare", f"loss={losses}", f"name={name}", *lines]
@@ -177,16 +183,16 @@ def compare(
 
 
 def run(
-    loss: Any,
-    data: Any,
-    model: Any = "mlp",
+    loss: object,
+    data: object,
+    model: object = "mlp",
     *,
     name: str = "default",
     target: str = "",
     task: str = "",
     without: Sequence[str] = (),
     missing: str = "",
-    **keys: Any,
+    **keys: object,
 ) -> Records:
     """Train one model with one loss; see `compare` for arguments. `keys` may set `optimizer.lr`."""
     given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
@@ -201,12 +207,14 @@ PARTS = ("loss", "losses", "data", "model")
 """Parameters whose values a recorded call gives by name; `keys` may not contain these words."""
 
 
-def _data_words(data: Any, row: Data) -> str:
+def _data_words(data: object, row: Data) -> str:
     """Name or path of the data as the caller gave it; for other data the name of the row."""
     return str(data) if isinstance(data, str | Path) else row.name
 
 
-def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str, Any]) -> str:
+def _as_call(
+    function: Callable[..., object], parts: Sequence[object], given: Mapping[str, object]
+) -> str:
     """Text of a call for the records: names of the parts, and arguments other than the defaults."""
     defaults = {
         key: repr(one.default) for key, one in inspect.signature(function).parameters.items()
@@ -219,37 +227,21 @@ def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str,
     return f"lossbench.{function.__name__}({', '.join(words)})"
 
 
-def _refuse_taken(name: str, data: str, model: str) -> None:
-    """Refuse a name whose folder holds a sweep on other data or of another model."""
-    folder = Path("runs") / name
-    if not (folder / "sweep.json").is_file():
-        return
-    planned = records.load(folder).planned
-    contexts = {*zip(planned["data"], planned["model"], strict=True)}
-    if contexts and (data, model) not in contexts:
-        there = ", ".join(sorted(f"{one} × {other}" for one, other in contexts))
-        raise ConfigError(f"{folder} is a comparison on {there}: give this one another name=")
-
-
 def _train(
     lines: list[str],
     data: Data,
     model: str,
-    keys: Mapping[str, Any],
+    keys: Mapping[str, object],
     workers: int,
     *,
     command: str,
 ) -> Question:
-    """Train the runs of the question that overrides and keys describe; returns the question.
-
-    Raises:
-        ConfigError: A value is unknown or wrong.
-    """
+    """Train the runs of the question that overrides and keys describe; returns the question."""
     for key in keys:
         if key in (*PARTS, "experiment"):
             raise ConfigError(
-                f"{key}={keys[key]!r}: not a key of a run here: pass it as an "
-                f"argument, or leave it out"
+                f"{key}={keys[key]!r}: not a key of a run here: pass it as an argument, or leave "
+                "it out"
             )
     values = {"data": data.name, "model": model, "hydra.launcher.workers": workers}
     if data.source == SOURCE:
@@ -275,11 +267,9 @@ def _typed(value: Any) -> str:
 def _logging_to_stderr() -> Iterator[None]:
     """Print log messages on standard error, unless the program has a log handler already."""
     log = logging.getLogger("lossbench")
-    handler = logging.StreamHandler(sys.stderr)
-    is_heard = log.hasHandlers()
-    level = log.level
+    handler, level = logging.StreamHandler(sys.stderr), log.level
     log.setLevel(logging.INFO)
-    if not is_heard:
+    if not log.hasHandlers():
         log.addHandler(handler)
     try:
         yield
@@ -288,21 +278,18 @@ def _logging_to_stderr() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], Data]:
-    """Register the user's losses and data; returns the names of all losses and the row of the data.
-
-    Args:
-        losses: See `compare`.
-        data: See `compare`.
-        reading: Settings for reading a table of the user.
-
-    Raises:
-        ConfigError: The losses or the data are invalid or unknown, or a loss is for another task.
-    """
+def _known_parts(losses: Any, data: object, reading: Reading) -> tuple[list[str], Data]:
+    """Register the user's losses and data; returns the names of all losses and the data's row."""
     if isinstance(losses, str) or callable(losses):
         losses = [losses]
     if isinstance(losses, Mapping):
-        losses = [_named_loss(one, name) for name, one in losses.items()]
+        for name, one in losses.items():
+            if isinstance(one, str) and one != name:
+                raise ConfigError(f"losses: {one} keeps its name: give a function to {name!r}")
+        losses = [
+            one if isinstance(one, str) else renamed(loss_of(one), name)
+            for name, one in losses.items()
+        ]
     losses, variants = [*map(loss_of, losses)], catalog.entries()
     if not losses:
         raise ConfigError("no losses are given: give names, functions or classes")
@@ -327,13 +314,6 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
     return [one if isinstance(one, str) else next(following).name for one in losses], row
 
 
-def _named_loss(loss: Any, name: str) -> Any:
-    """Loss of a mapping, renamed to its key; a loss of the catalog cannot be renamed."""
-    if isinstance(loss, str) and loss != name:
-        raise ConfigError(f"losses: {loss} keeps its name: give a function to {name!r}")
-    return loss if isinstance(loss, str) else renamed(loss_of(loss), name)
-
-
 def _refuse_other_task(names: Iterable[str], task: str) -> None:
     variants = catalog.entries()
     for name in names:
@@ -342,7 +322,7 @@ def _refuse_other_task(names: Iterable[str], task: str) -> None:
             raise ConfigError(f"loss {name} is for {its}, the data are {task}: leave it out")
 
 
-def _model_name(model: Any) -> str:
+def _model_name(model: object) -> str:
     """Name of a model; registers a model of the user."""
     if isinstance(model, str):
         return model

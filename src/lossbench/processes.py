@@ -39,7 +39,7 @@ peak memory of three sweeps of digits and two_moons minus their tensors."""
 
 def begin(
     target: Callable[..., None],
-    *arguments: Any,
+    *arguments: object,
     modules: Sequence[str],
     ends_with_parent: bool = True,
 ) -> BaseProcess:
@@ -62,11 +62,7 @@ def begin(
 
 @contextlib.contextmanager
 def beginning(modules: Sequence[str]) -> Iterator[None]:
-    """Context in which a started process blocks `END_SIGNALS` and does not import the main script.
-
-    Args:
-        modules: Modules, see `begin`.
-    """
+    """Context in which a new process blocks `END_SIGNALS` and does not import the main script."""
     with _ONE_AT_A_TIME:
         main = sys.modules["__main__"]
         resource_tracker.ensure_running()  # a later start of the tracker would unblock signals
@@ -83,11 +79,7 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
 
 
 def prepare(modules: Sequence[str]) -> None:
-    """Start the fork server, which imports modules for later processes in the background.
-
-    Args:
-        modules: Modules, see `begin`.
-    """
+    """Start the fork server, which imports modules for later processes in the background."""
     with beginning(modules):
         pass
 
@@ -126,7 +118,7 @@ def _child(
     parents: tuple[dict[str, str], int],
     ends_with_parent: bool,
     target: Callable[..., None],
-    arguments: Sequence[Any],
+    arguments: Sequence[object],
 ) -> None:
     """Take over the parent's settings in a new process, then call the function."""
     inherit(*parents)

@@ -22,11 +22,8 @@ PAUSE = 20.0
 def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm:
     """Progress bar or logger of lines; its `update` takes the number of units that have ended.
 
-    Args:
-        total: Number of units.
-        unit: Name of a unit, in the singular.
-        title: First words of the bar; if empty, nothing is shown.
-        initial: Number of units that have ended before the start.
+    The name of a unit is in the singular; without a title nothing is shown. The number `initial` of
+    units have ended before the start.
     """
     fields = {"total": total, "unit": unit, "desc": title, "initial": initial}
     fields |= {"leave": False, "disable": not title}

@@ -33,6 +33,9 @@ TRIES = 3
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 _HOLDER = re.compile(rb"\s*(\d{1,20})(?: ([\w.-]{1,255}))?\s*")
 """Content of a lock file: the number of the process that holds the lock, and its machine."""
+Record = dict[str, Any]
+"""Content of a JSON file: a commit record, a plan, or other facts by key."""
+
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
@@ -74,12 +77,8 @@ def sealed(record: Mapping[str, object]) -> bytes:
 
 def read_sealed(
     path: Path, *, cure: str = "Restore it, or delete its folder to have its runs trained again."
-) -> dict[str, Any]:
+) -> Record:
     """Read a record that `sealed` made, verify its sha256, and return the record without it.
-
-    Args:
-        path: File of the record.
-        cure: Advice at the end of the error message.
 
     Raises:
         StoreError: The record is missing, torn, altered, or was never sealed.
@@ -131,11 +130,7 @@ NO_FILE = "a link, folder, pipe or device stands where a file should be: delete 
 
 
 def refuse_link(folder: Path) -> Path:
-    """Return the folder unless it is a link, which would redirect reads and writes elsewhere.
-
-    Raises:
-        StoreError: The folder is a link.
-    """
+    """Return the folder; refuse a link, which would redirect reads and writes elsewhere."""
     if folder.is_symlink():
         raise StoreError(
             f"{folder} is a link, but a folder of the sweep should be there: delete the link"
@@ -149,9 +144,7 @@ def refuse_link(folder: Path) -> Path:
 def write(path: Path, content: bytes) -> None:
     """Write a file atomically: a crash leaves the whole old file or the whole new file.
 
-    Args:
-        path: File to write; its folder is made if missing.
-        content: The whole new content.
+    The folder of the file is made if missing.
 
     Raises:
         WriteError: Disk full, read-only or no permission; the old file is untouched.
@@ -231,11 +224,7 @@ def code_sha() -> str:
 
 
 def packs_of(sweep_dir: Path) -> list[Path]:
-    """Folders of the packs of a sweep, sorted by name.
-
-    Raises:
-        StoreError: `packs` is a link.
-    """
+    """Folders of the packs of a sweep, sorted by name; refuses a link."""
     return sorted(refuse_link(sweep_dir / "packs").glob("*"))
 
 
@@ -268,7 +257,7 @@ def commit(
     clean(pack_dir)
 
 
-def committed(pack_dir: Path) -> dict[str, Any] | None:
+def committed(pack_dir: Path) -> Record | None:
     """Commit record of a pack; None if the pack does not have a record yet.
 
     Raises:
@@ -293,13 +282,8 @@ def committed(pack_dir: Path) -> dict[str, Any] | None:
     return state
 
 
-def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> bytes:
-    """Content of a committed file, checked against its recorded sha256.
-
-    Args:
-        pack_dir: The pack's folder.
-        name: Name of the file.
-        record: Commit record of the pack; if None, the record is read from the folder.
+def read(pack_dir: Path, name: str, record: Record | None = None) -> bytes:
+    """Content of a committed file, checked against its sha256 in the record, or in `commit.json`.
 
     Raises:
         StoreError: The file is not committed, missing or altered.
@@ -313,11 +297,7 @@ def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> 
 
 
 def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
-    """Content of a file, checked against a known sha256.
-
-    Raises:
-        StoreError: The file is missing or altered.
-    """
+    """Content of a file; refuses a file that is missing, or altered by its known sha256."""
     try:
         content = read_file(path)
     except OSError as error:
@@ -369,9 +349,7 @@ def _cure(pack_dir: Path) -> str:
 def lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Lock a file for this process alone; the kernel frees the lock when the process dies.
 
-    Args:
-        path: File to lock; made if missing.
-        patience: Seconds to wait while another process holds the lock.
+    The file is made if missing.
 
     Raises:
         StoreError: Another process still holds the lock after `patience` seconds.
@@ -400,19 +378,16 @@ def try_lock(path: Path) -> Iterator[bool]:
         is_mine = _flock_patiently(descriptor, path) and _is_still(descriptor, path)
         if is_mine:
             with _explained(path):
-                if not _is_lock(descriptor):
+                # A lock is empty or names a process, and has no second hard link.
+                is_process = _HOLDER.fullmatch(os.pread(descriptor, 300, 0)) is not None
+                is_single = os.fstat(descriptor).st_nlink < 2
+                if not is_single or not (is_process or not os.fstat(descriptor).st_size):
                     raise OSError(errno.EEXIST, "it is not a lock of lossbench: move it away")
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
         yield is_mine
     finally:
         os.close(descriptor)
-
-
-def _is_lock(descriptor: int) -> bool:
-    """Whether a file can be a lock: empty or naming a process, and without a second hard link."""
-    is_process = _HOLDER.fullmatch(os.pread(descriptor, 300, 0)) is not None
-    return os.fstat(descriptor).st_nlink < 2 and (is_process or not os.fstat(descriptor).st_size)
 
 
 def _is_still(descriptor: int, path: Path) -> bool:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from configs import to_run
 from selection import one_in
 
-from lossbench.ask import named, open_hydra, to_run
+from lossbench.ask import named, open_hydra
 from lossbench.ask.compose import Composer
 from lossbench.ask.grammar import axis_of, check, explained, read
 from lossbench.question import ConfigError, varied

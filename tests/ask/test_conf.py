@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from configs import to_run
 from needs import PROSE
 from selection import one_in
 
 import lossbench
-from lossbench.ask import named, open_hydra, to_run
+from lossbench.ask import named, open_hydra
 from lossbench.cli.help import SELECTION, usage
 from lossbench.data import DATA
 from lossbench.losses import LOSSES

@@ -93,7 +93,7 @@ def test_a_set_that_is_not_there_says_where_it_was_searched_and_how_to_get_it(
     name, searched, cure, folder, monkeypatch
 ):
     # The packages may be installed here.
-    monkeypatch.setattr(files, "_package_folders", lambda package: [])
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda package: None)
     with pytest.raises(Missing, match=f"below data.root={folder}{searched}: {cure}"):
         DATA[name].splits(0, Files(folder))
 

@@ -8,11 +8,11 @@ import json
 
 import pytest
 import torch
-from configs import make_run, plain_config, set_key
+from configs import make_run, plain_config, set_key, to_run
 from torch import Tensor
 
 from lossbench import question
-from lossbench.ask import named, to_engine, to_run
+from lossbench.ask import named, to_engine
 from lossbench.ask.compose import run_of
 from lossbench.losses import LOSSES
 from lossbench.question import PRECISIONS, ConfigError, code, fits, vary

@@ -15,14 +15,15 @@ from lossbench.question.vary import checked, fits
 
 log = logging.getLogger(__name__)
 
+Block = Mapping[str, Any]
+"""Grid of an experiment: values by override key, each a single value or a list."""
 
-def cells(
-    blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, Axis], composer: Composer
-) -> list[Run]:
+
+def cells(blocks: Sequence[Block], typed: Mapping[str, Axis], composer: Composer) -> list[Run]:
     """Runs of all blocks: one run for each cell whose loss fits its data, without repetitions.
 
     Args:
-        blocks: Grids whose union is swept, each a mapping of override key to value or list.
+        blocks: Grids whose union is swept.
         typed: Typed axes by key. An axis replaces its key, or all keys of its config group, in
             every block. If a block has a typed data set, only such blocks are swept.
         composer: Composer of the runs.
@@ -56,7 +57,7 @@ def cells(
 
 
 def block_axes(
-    blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, Axis], loader: Loader
+    blocks: Sequence[Block], typed: Mapping[str, Axis], loader: Loader
 ) -> Iterator[list[Axis]]:
     """Axes of each block; a typed axis replaces the axes of the block for its key."""
     # `_with_data` has already chosen the data sets, and the keys below `data` that stay.
@@ -70,7 +71,7 @@ def block_axes(
         yield [*{**typed, **remaining}.values()]
 
 
-def listed_values(key: str, value: Any, loader: Loader) -> list[Any]:
+def listed_values(key: str, value: object, loader: Loader) -> list[Any]:
     """Values of a key, given as a single value, a list, or text in Hydra's syntax.
 
     Raises:
@@ -85,7 +86,7 @@ def listed_values(key: str, value: Any, loader: Loader) -> list[Any]:
         raise
 
 
-def _with_data(blocks: Sequence[Mapping[str, Any]], typed: Axis | None) -> list[dict[str, Any]]:
+def _with_data(blocks: Sequence[Block], typed: Axis | None) -> list[Block]:
     """Blocks that have a typed data set, without other data; if there are none, all blocks.
 
     In the second case each block gets all typed data sets, and loses its other keys below `data`
@@ -94,7 +95,7 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: Axis | None) -> list[
     wanted = [str(name) for name in typed.values] if typed else []
     if not wanted:
         return [dict(block) for block in blocks] or [{}]
-    restricted = []
+    restricted: list[Block] = []
     for block in blocks:
         present = block.get("data", ())
         present = [present] if isinstance(present, str) else present
@@ -103,12 +104,12 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: Axis | None) -> list[
     if restricted:
         return restricted
     return [
-        {key: value for key, value in block.items() if not _is_of_one_data_set(key)}
+        {
+            key: value
+            for key, value in block.items()
+            if key.startswith(("data.corruption", "data.augmentation"))
+            or not f"{key}.".startswith("data.")
+        }
         | {"data": wanted}
         for block in blocks or [{}]
     ]
-
-
-def _is_of_one_data_set(key: str) -> bool:
-    is_general = key.startswith(("data.corruption", "data.augmentation"))
-    return key == "data" or (key.startswith("data.") and not is_general)

@@ -25,16 +25,18 @@ from lossbench.records import REPORTS
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
+Node = Mapping[str, Any]
+"""Values of the configuration, or of a node of it, by key."""
+
+Composed = DictConfig | Node
+
 
 class Composer:
     """Composer of runs from axes of values.
 
     Hydra composes once for each combination of config groups and of other keys that `vary` cannot
-    set. The loss, the seed, the learning rate and other plain values are then set on the run.
-
-    Args:
-        loader: Loader of the configurations.
-        config: Configuration of the whole command, including its node `hydra`.
+    set. The loss, the seed, the learning rate and other plain values are then set on the run. The
+    configuration of the whole command includes its node `hydra`.
     """
 
     def __init__(self, loader: Loader, config: DictConfig) -> None:
@@ -44,12 +46,7 @@ class Composer:
         self._composed: dict[tuple[str, ...], tuple[Run, bool]] = {}  # shared by many blocks
 
     def unchecked(self, axes: Sequence[Axis]) -> Iterator[Run]:
-        """Runs of every combination of values of the axes, not checked yet.
-
-        Raises:
-            HydraException: Hydra refuses a combination.
-            ConfigError: A key, a choice or a parameter does not exist.
-        """
+        """Runs of every combination of values of the axes, not checked yet."""
         if (count := math.prod(len(axis.values) for axis in axes)) > MOST_RUNS:
             raise ConfigError(
                 f"{count:,} runs: use at most {MOST_RUNS:,} in one command, and a folder of its "
@@ -58,7 +55,14 @@ class Composer:
         plain = [axis for axis in axes if self._is_plain(axis, axes)]
         others = [axis for axis in axes if axis not in plain]
         plain.sort(key=lambda axis: axis.key != "loss")  # the loss before its parameters
-        swept = [[(axis.key, _value(axis.key, value)) for value in axis.values] for axis in plain]
+        swept = []
+        for axis in plain:
+            if axis.key == "loss":
+                names = map(str, axis.values)
+                values = [Part(name, name, default_parameters(LOSSES[name])) for name in names]
+            else:
+                values = [in_type_of_field(axis.key, value) for value in axis.values]
+            swept.append([(axis.key, value) for value in values])
         for choice in itertools.product(*(axis.lines for axis in others)):
             run, is_interpolated = self._compose(choice)
             if is_interpolated:  # one value depends on another, so Hydra composes every run
@@ -69,12 +73,7 @@ class Composer:
                     yield vary(run, dict(values))
 
     def runs(self, axes: Sequence[Axis]) -> list[Run]:
-        """Checked runs of every combination of values of the axes.
-
-        Raises:
-            HydraException: Hydra refuses a combination.
-            ConfigError: A run cannot be trained.
-        """
+        """Checked runs of every combination of values of the axes."""
         return [checked(run) for run in self.unchecked(axes)]
 
     def _compose(self, choice: tuple[str, ...]) -> tuple[Run, bool]:
@@ -119,30 +118,16 @@ class Composer:
         others = [axis for axis in axes if axis is not choice]
         of_loss = [axis for axis in others if f"{axis.key}.".startswith("loss.")]
         is_alone = all(axis.key != "loss" and self._is_plain(axis, others) for axis in of_loss)
-        return is_alone and all(self._is_bare_row(str(name)) for name in choice.values)
-
-    def _is_bare_row(self, name: str) -> bool:
-        """Whether a loss of the catalog has no yaml file, and defaults for all parameters."""
-        row = LOSSES.get(name)
-        if row is None or name in self._variants:
+        names = {*map(str, choice.values)}
+        if not is_alone or names & self._variants or not names <= LOSSES.keys():
             return False
-        return MISSING not in default_parameters(row).values()
+        return all(MISSING not in default_parameters(LOSSES[name]).values() for name in names)
 
 
-def _value(key: str, value: Any) -> Any:
-    """Plain value in the form in which a run stores the value of this key."""
-    if key == "loss":
-        name = str(value)
-        return Part(name, name, default_parameters(LOSSES[name]))
-    return in_type_of_field(key, value)
+def named(config: DictConfig, choices: Mapping[str, object]) -> DictConfig:
+    """The configuration without `hydra`, each config group named after the yaml chosen for it.
 
-
-def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
-    """Configuration without `hydra`, each config group named after the yaml chosen for it.
-
-    Args:
-        config: Composed configuration, changed in place.
-        choices: Chosen yaml by config group, as Hydra reports it.
+    The configuration is changed in place; `choices` are the yamls by config group.
 
     Raises:
         ConfigError: The name of a config group was set to a name other than that of the yaml.
@@ -157,20 +142,11 @@ def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
     return config
 
 
-def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
-    """Checked run of a composed configuration.
+def run_of(config: Composed) -> Run:
+    """Run of a composed configuration; the values of the run are not checked yet.
 
     Args:
         config: Composed configuration with every part's `name` filled in, without `hydra`.
-
-    Raises:
-        ConfigError: A key, name or parameter is unknown, or a value is out of range.
-    """
-    return checked(run_of(config))
-
-
-def run_of(config: DictConfig | Mapping[str, Any]) -> Run:
-    """Run of a composed configuration; the values of the run are not checked yet.
 
     Raises:
         ConfigError: A key of `init`, the name, the report or a setting of the engine is refused.
@@ -201,7 +177,7 @@ def run_of(config: DictConfig | Mapping[str, Any]) -> Run:
     )
 
 
-def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
+def to_engine(config: Composed) -> Engine:
     """The engine settings of a composed configuration.
 
     Raises:
@@ -229,20 +205,20 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     )
 
 
-def _check_engine(engine: Mapping[str, Any]) -> None:
+def _check_engine(engine: Node) -> None:
     numbers = ("pack_size", "threads", "commit_every", "patience")
     check_positive({f"engine.{name}": engine[name] for name in numbers})
     refuse_unknown(engine["device"], DEVICES, "engine.device")
     refuse_unknown(engine["precision"], PRECISIONS, "engine.precision")
 
 
-def _part(node: Mapping[str, Any]) -> Part:
+def _part(node: Node) -> Part:
     fn = node.get("fn", "???")
     name, title = node["name"], node.get("title", "")
     return Part(name, name if fn == "???" else fn, dict(node["params"]), title)
 
 
-def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def _plain(config: Composed) -> Node:
     if isinstance(config, DictConfig):
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    return dict(config)
+    return config

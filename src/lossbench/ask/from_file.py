@@ -25,7 +25,6 @@ class Trial:
     """Losses of a file and the losses to compare them with.
 
     Attributes:
-        losses: Examined losses of the file.
         against: Names of the losses to compare with, the reference first.
         task: "regression" or "classification", the task of all losses.
     """
@@ -68,8 +67,18 @@ def prepared(
     module = module_of(path)
     functions = [*losses_in(module, names)]
     examinations = examine(functions, task=task, link=link, leave_out=not names)
-    if not task:
-        examinations = _of_measured_task(examinations, leave_out=not names)
+    # Losses that draw random numbers have no measured task: they are refused or left out.
+    drawing = [one for one in examinations if kind.DRAWS in one.row.unsound and not task]
+    for one in drawing:
+        file, line = file_and_line(one.row)
+        problem = (
+            f"{file}, line {line}: {one.row.name} draws random numbers, so what it is for cannot "
+            "be measured: say it, with --task regression or classification"
+        )
+        if names or len(drawing) == len(examinations):
+            raise ConfigError(problem)
+        log.warning("left out: %s", problem)
+    examinations = [one for one in examinations if one not in drawing]
     tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
         kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)
@@ -89,18 +98,3 @@ def prepared(
         # The nearest loss of each function comes before the second nearest of any function.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
     return Trial(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
-
-
-def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -> list[Examination]:
-    """Losses with a measured task; losses that draw random numbers are refused or left out."""
-    drawing = [one for one in examinations if kind.DRAWS in one.row.unsound]
-    for one in drawing:
-        file, line = file_and_line(one.row)
-        problem = (
-            f"{file}, line {line}: {one.row.name} draws random numbers, so what it is for cannot "
-            "be measured: say it, with --task regression or classification"
-        )
-        if not leave_out or len(drawing) == len(examinations):
-            raise ConfigError(problem)
-        log.warning("left out: %s", problem)
-    return [one for one in examinations if one not in drawing]

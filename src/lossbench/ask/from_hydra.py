@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lossbench import records
 from lossbench.ask.blocks import cells, listed_values
-from lossbench.ask.compose import Composer, to_engine
-from lossbench.ask.grammar import Axis, axis_of, check, in_type_of_field, read
+from lossbench.ask.compose import Composer, Node, to_engine
+from lossbench.ask.grammar import Axis, axes_of, in_type_of_field
 from lossbench.ask.loader import Loader
 from lossbench.ask.sizes import check_size, sized_blocks, sized_candidates, sized_interactions
 from lossbench.ask.trust import refuse_foreign
@@ -37,16 +37,11 @@ USUAL_SIZE = "laptop"
 def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
     """Configuration of a whole command, including `hydra`, and the axes of the words.
 
-    Args:
-        words: Overrides, sweeps included.
-        loader: Loader from `open_hydra`.
-
     Raises:
         ConfigError: A key, a choice or a value does not exist.
         HydraException: Hydra refuses a word.
     """
-    overrides = read(words, loader.choices)
-    check(overrides, loader.choices)
+    axes = axes_of(words, loader.choices)
     try:
         config = loader.whole(words)
     except KeyError as error:  # `env_copy` names a variable that does not exist
@@ -62,17 +57,13 @@ def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
             )
     refuse_foreign(config, usual=loader.whole([]) if loader.folder else None)
     load_extensions(config.extensions)  # those of a yaml; typed extensions are loaded already
-    return config, [*map(axis_of, overrides)]
+    return config, axes
 
 
 def question(words: list[str], loader: Loader, *, command: str = "", text: str = "") -> Question:
     """Question of a command; typed words take precedence over the experiment and the size.
 
-    Args:
-        words: Overrides, sweeps included.
-        loader: Loader from `open_hydra`.
-        command: The command as typed, to be recorded.
-        text: The question in words; if empty, the header of the experiment's yaml is used.
+    If no text is given, the question in words is that in the header of the experiment's yaml.
 
     Raises:
         ConfigError: No cell is left, or a value is refused.
@@ -87,19 +78,22 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
     looks = [*sweeper.looks]
     if "hydra.sweeper.looks" not in typed and size.looks:
         looks = [*size.looks]
-    declared = {**sweeper.declare} if sweeper.declare else {}
+    declared: Any = OmegaConf.to_container(sweeper.declare, resolve=True)
     choice = str(config.hydra.runtime.choices["size"])
     chosen = None
     if not sweeper.blocks and sweeper.candidates is None:
-        _refuse_size(choice)
+        if choice != USUAL_SIZE:
+            raise ConfigError(
+                f"size={choice} scales an experiment, and none is given: add experiment=NAME, or "
+                "type steps and seeds yourself"
+            )
         runs = composer.runs([axis for axis in axes if not axis.key.startswith("hydra")])
     else:
         if sweeper.candidates is not None:
             sized = sized_candidates(
                 sweeper.candidates, size.candidates, typed=typed, loader=loader
             )
-            chosen = _candidates(sized, declared, loader)
-            _refuse_chosen(of_runs, chosen)
+            chosen = _candidates(sized, declared, of_runs, loader)
             check_looks(looks)
         for key in ("interactions", "levels"):
             if declared.get(key):
@@ -107,14 +101,17 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
         blocks = sized_blocks(sweeper.blocks, size, top=config, typed=typed)
         runs = cells(blocks, of_runs, composer)
     if chosen is not None:
-        declared = {**_plain(declared), "size": choice}
+        declared["size"] = choice
         check_declaration(
             declared,
             {run.data.name: run.row.task for run in runs},
             known=loader.choices("data"),
             losses=loader.choices("loss"),
         )
-    ending = _ending(axes, choice)
+    # An unusual size is the end of the sweep's name, unless the name was typed. It begins with a
+    # hyphen, because `essay_full` is the name of an experiment.
+    is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
+    ending = "" if is_placed or choice == USUAL_SIZE else f"-{choice}"
     is_experiment = any(axis.key == "experiment" for axis in axes)
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     return Question(
@@ -135,25 +132,16 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
     )
 
 
-def _ending(axes: Sequence[Axis], size: str) -> str:
-    """Suffix of a sweep's name with its size; empty if the size is usual or a name was typed.
-
-    The suffix begins with a hyphen, because `essay_full` is the name of an experiment.
-    """
-    is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
-    return "" if is_placed or size == USUAL_SIZE else f"-{size}"
-
-
 def _candidates(
-    sized: Mapping[str, Any], declared: Mapping[str, Any], loader: Loader
+    sized: Node, declared: records.Declaration, typed: Mapping[str, Axis], loader: Loader
 ) -> Candidates:
-    """Checked candidates of an experiment."""
+    """Checked candidates of an experiment, which refuse typed seeds and typed tuned values."""
     check_keys("candidates", sized, CANDIDATES)
     sized = {**CANDIDATES, **sized}
     check_extend(sized["extend"])
     others = sized["others"] or {}
     check_others(others, declared)
-    return Candidates(
+    candidates = Candidates(
         rates=tuple(sorted(listed_values("optimizer.lr", sized["lr"], loader))),
         extend=sized["extend"],
         others={
@@ -161,10 +149,6 @@ def _candidates(
             for key, values in others.items()
         },
     )
-
-
-def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
-    """Refuse typed seeds, and typed values of a key that is tuned for each loss."""
     for key in ("optimizer.lr", *candidates.others):
         if key in typed:
             where = "candidates.lr" if key == "optimizer.lr" else "candidates.others"
@@ -175,20 +159,11 @@ def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
             )
     if "seed" in typed:
         raise ConfigError(
-            f"{typed['seed'].line}: an experiment declares its numbers of seeds: "
-            f"declare others, with "
-            "hydra.sweeper.looks=[...] and name=NAME. Verdicts on runs that exist already are "
+            f"{typed['seed'].line}: an experiment declares its numbers of seeds: declare others, "
+            "with hydra.sweeper.looks=[...] and name=NAME. Verdicts on runs that exist already are "
             "exploratory there"
         )
-
-
-def _refuse_size(size: str) -> None:
-    """Refuse an unusual size without an experiment: a size changes experiments only."""
-    if size != USUAL_SIZE:
-        raise ConfigError(
-            f"size={size} scales an experiment, and none is given: add experiment=NAME, or type "
-            "steps and seeds yourself"
-        )
+    return candidates
 
 
 def _header(config: DictConfig) -> str:
@@ -199,12 +174,3 @@ def _header(config: DictConfig) -> str:
         if name and source.schema == "file" and path.is_file():
             return records.question_in(path.read_text())
     return ""
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and lists of Hydra's configuration as Python dictionaries and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool):
-        return value
-    return [_plain(item) for item in value]

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import (
     ValueType,
 )
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -55,16 +55,19 @@ class Axis:
     is_change: bool = True
 
 
-def read(words: Iterable[str], choices: Callable[[str], list[str]]) -> list[Override]:
-    """Overrides that Hydra's parser reads from words; lists of names replace patterns of names.
+Choices = Callable[[str], list[str]]
+"""Function that gives the names in a config group."""
 
-    Args:
-        words: Words as typed, sweeps included.
-        choices: Function that gives the names in a config group, for patterns like `glob(mse*)`.
 
-    Raises:
-        ConfigError: A word cannot be read.
-    """
+def axes_of(words: Iterable[str], choices: Choices) -> list[Axis]:
+    """Axes of the words of a command; wrong words are refused before Hydra composes anything."""
+    overrides = read(words, choices)
+    check(overrides, choices)
+    return [*map(axis_of, overrides)]
+
+
+def read(words: Iterable[str], choices: Choices) -> list[Override]:
+    """Overrides that Hydra's parser reads; a list of names replaces a pattern like `glob(mse*)`."""
     parser = OverridesParser.create()
     overrides = []
     for line in words:
@@ -93,7 +96,7 @@ def axis_of(override: Override) -> Axis:
     return Axis(override.key_or_group, values, lines, line, is_change)
 
 
-def axis_in_yaml(key: str, value: object, choices: Callable[[str], list[str]]) -> Axis:
+def axis_in_yaml(key: str, value: object, choices: Choices) -> Axis:
     """Axis of a line of a block, from a value, a list of values, or text in Hydra's syntax.
 
     Raises:
@@ -119,9 +122,7 @@ LISTS = ("instruments",)
 """Keys whose value is a list: a list in a block is one value of such a key, not a sweep."""
 
 
-def _listed(
-    override: Override, parser: OverridesParser, choices: Callable[[str], list[str]]
-) -> Override:
+def _listed(override: Override, parser: OverridesParser, choices: Choices) -> Override:
     """The override; if its value is a pattern, an override that lists all matching choices."""
     pattern = override.value()
     if not isinstance(pattern, Glob):
@@ -132,16 +133,8 @@ def _listed(
     return parser.parse_overrides([f"{key}={','.join(names)}"])[0]
 
 
-def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) -> None:
-    """Refuse keys, choices and seeds that do not exist, before Hydra composes anything.
-
-    Args:
-        overrides: Overrides of the whole command.
-        choices: Function that gives the names in a config group.
-
-    Raises:
-        ConfigError: An override is refused; the message names the nearest key or choice.
-    """
+def check(overrides: Iterable[Override], choices: Choices) -> None:
+    """Refuse keys, choices and seeds that do not exist; the message names the nearest one."""
     for override in overrides:
         key, line = override.key_or_group, str(override.input_line)
         refuse_foreign_word(key, line)
@@ -166,8 +159,19 @@ def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) ->
 
 def check_key(key: str) -> None:
     """Refuse a key that may not be typed as KEY=VALUE."""
-    if not is_key(key):
-        raise ConfigError(f"unknown key {key!r}: {_key_meant(key)}")
+    if is_key(key):
+        return
+    declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
+    names = {*known_keys(), *GROUPS, *declared, "hydra.sweeper.looks"} - {"size.looks"}
+    whole = [name for name in names if name.endswith(f".{key}")]
+    whole = [name for name in whole if not name.startswith("pretrained.")] or whole
+    if key in ("margin", "reference", "average"):
+        hint = f"use hydra.sweeper.declare.{key}.regression= or .classification="
+    elif len(whole) == 1:
+        hint = f"did you mean {whole[0]!r}?"
+    else:
+        hint = f"use {declared[0]}.TASK=NAME" if key == "metric" else nearest(key, names)
+    raise ConfigError(f"unknown key {key!r}: {hint}")
 
 
 OWN = {
@@ -176,28 +180,24 @@ OWN = {
 """Hint by config group, in case the unknown name means a function of the user."""
 
 
-def _key_meant(key: str) -> str:
-    """Hint for an unknown key: the known key that ends in `key`, or the most similar key."""
-    declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
-    if key in ("margin", "reference", "average"):
-        return f"use hydra.sweeper.declare.{key}.regression= or .classification="
-    names = {*known_keys(), *GROUPS, *declared, "hydra.sweeper.looks"} - {"size.looks"}
-    whole = [name for name in names if name.endswith(f".{key}")]
-    whole = [name for name in whole if not name.startswith("pretrained.")] or whole
-    if len(whole) == 1:
-        return f"did you mean {whole[0]!r}?"
-    return f"use {declared[0]}.TASK=NAME" if key == "metric" else nearest(key, names)
-
-
 def values_of(override: Override) -> list[Any]:
     """Values that an override sweeps, or its single value.
 
     Raises:
-        ConfigError: The override sweeps an interval, or a list that contains a sweep.
+        ConfigError: The override sweeps an interval, more than `MOST_RUNS` values, or a list that
+            contains a sweep.
     """
     if not override.is_sweep_override():
         return [override.value()]
-    _refuse_endless(override)
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None:
+        count = (sweep.stop - sweep.start) / (sweep.step or 1)
+        if count > MOST_RUNS:
+            raise ConfigError(
+                f"{override.input_line!r} has {count:,.0f} values: use at most {MOST_RUNS:,}"
+            )
     key = override.key_or_group
     elements = [*override.sweep_iterator()]
     if any(isinstance(element, Sweep) for element in elements):
@@ -205,20 +205,7 @@ def values_of(override: Override) -> list[Any]:
     return [Override(override.type, key, ValueType.ELEMENT, item).value() for item in elements]
 
 
-def _refuse_endless(override: Override) -> None:
-    """Refuse a sweep over an interval, and a range of more than `MOST_RUNS` values."""
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
-    values = override.value()
-    if isinstance(values, RangeSweep) and values.start is not None and values.stop is not None:
-        step = values.step or 1
-        if (count := (values.stop - values.start) / step) > MOST_RUNS:
-            raise ConfigError(
-                f"{override.input_line!r} has {count:,.0f} values: use at most {MOST_RUNS:,}"
-            )
-
-
-def in_type_of_field(key: str, value: Any) -> Any:
+def in_type_of_field(key: str, value: object) -> Any:
     """Value converted to the type of its key in the schema; parameters are not converted.
 
     Raises:
@@ -236,7 +223,7 @@ def in_type_of_field(key: str, value: Any) -> Any:
 
 
 @functools.cache
-def _schema() -> Any:
+def _schema() -> DictConfig:
     """Configuration that converts values, cached because it takes long to make."""
     return OmegaConf.structured(Config)
 

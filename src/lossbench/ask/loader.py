@@ -76,10 +76,7 @@ class Loader:
 
 @contextmanager
 def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
-    """Context with a loader; fingerprints of code are computed anew.
-
-    Args:
-        folder: Folder of the user's yaml files, which take precedence over lossbench's.
+    """Context with a loader, see `Loader`; fingerprints of code are computed anew.
 
     Raises:
         ConfigError: Hydra or OmegaConf raised an error; the message is one line with the cure.

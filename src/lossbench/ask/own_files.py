@@ -49,7 +49,18 @@ def with_names(words: Iterable[str]) -> list[str]:
         if len(typed) > 1:
             raise ConfigError(f"{' '.join(typed)}: give {key}= once")
         of_table[key] = typed[0].partition("=")[2] if typed else ""
-    named = [_with_name(word, of_table) for word in words]
+    named = []
+    for word in words:
+        match = WORD.fullmatch(word)
+        if (path := _table(word)) is not None:
+            without = [column.strip() for column in of_table["without"].split(",") if column]
+            row = file_table(path, Reading(**{**of_table, "without": without}))
+            add(row)
+            word = f"data={row.name}"
+        elif match and ".py:" in word:
+            names = [_name(match[1], part) for part in match[2].split(",")]
+            word = f"{match[1]}={','.join(names)}"
+        named.append(word)
     others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
     if tables and others in ([], ["experiment=compare"]):
         row = DATA[named[words.index(tables[-1])].partition("=")[2]]
@@ -64,19 +75,6 @@ def _table(word: str) -> Path | None:
     return Path(path) if is_table(path) else None
 
 
-def _with_name(word: str, of_table: dict[str, str]) -> str:
-    if (path := _table(word)) is not None:
-        without = [column.strip() for column in of_table["without"].split(",") if column]
-        row = file_table(path, Reading(**{**of_table, "without": without}))
-        add(row)
-        return f"data={row.name}"
-    match = WORD.fullmatch(word)
-    if match is None or ".py:" not in word:
-        return word
-    names = [_name(match[1], part) for part in match[2].split(",")]
-    return f"{match[1]}={','.join(names)}"
-
-
 def _name(kind: str, part: str) -> str:
     """Name of one choice of a word; a function in a file is registered as a row of that name."""
     match = OF_FILE.fullmatch(part.strip())
@@ -84,7 +82,7 @@ def _name(kind: str, part: str) -> str:
         return part
     path, name = Path(match[1]), match[2]
     module = module_of(path)
-    value: Any = getattr(module, name, None)
+    value = getattr(module, name, None)
     if not (callable(value) or isinstance(value, Loss | Data | Model)):
         known = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
         raise ConfigError(f"{path} has no function {name!r}: {nearest(name, known)}")

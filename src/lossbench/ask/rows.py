@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
 
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -16,6 +16,7 @@ from lossbench.models import MODELS
 from lossbench.question.schema import MISSING, Config, LauncherNode, SweeperNode
 from lossbench.question.vary import parameters
 from lossbench.user_code import is_added, is_own
+from lossbench.user_code.modules import Row
 
 SCHEME = "lossbench"
 ADDRESS = f"{SCHEME}://rows"
@@ -24,7 +25,7 @@ NODES = {
     "hydra/launcher/packed": LauncherNode,
     "hydra/sweeper/protocol": SweeperNode,
 }
-ROWS: dict[str, dict[str, Any]] = {"loss": LOSSES, "data": DATA, "model": MODELS}
+ROWS: dict[str, Mapping[str, Row]] = {"loss": LOSSES, "data": DATA, "model": MODELS}
 
 
 class RowsSource(ConfigSource):
@@ -81,11 +82,11 @@ class RowsSource(ConfigSource):
         return sorted(names) if results_filter != ObjectType.GROUP else []
 
 
-def _is_listed(row: Any) -> bool:
+def _is_listed(row: Row | None) -> bool:
     return isinstance(row, Loss) or (row is not None and (is_own(row.fn) or is_added(row)))
 
 
-def default_parameters(row: Any) -> dict[str, Any]:
+def default_parameters(row: Row) -> dict[str, object]:
     """Parameters of a row's function with their defaults, `???` for a required parameter."""
     return {
         name: MISSING if default is inspect.Parameter.empty else default

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lossbench.ask.blocks import listed_values
+from lossbench.ask.blocks import Block, listed_values
+from lossbench.ask.compose import Node
 from lossbench.ask.grammar import check_key
 from lossbench.ask.loader import Loader
 from lossbench.errors import ConfigError, nearest
@@ -18,15 +19,8 @@ CANDIDATES = ("rates", "finer", "extend")
 `finer` the number of steps between two declared rates, `extend` replaces the declared value."""
 
 
-def check_size(size: Mapping[str, Any]) -> None:
-    """Refuse a size with an unknown key or a count below one, before anything is trained.
-
-    Args:
-        size: The `size` node of the configuration.
-
-    Raises:
-        ConfigError: A key or value is refused; the message names the nearest key or the cure.
-    """
+def check_size(size: Node) -> None:
+    """Refuse a size with an unknown key or a count below one, before anything is trained."""
     for key, value in size["candidates"].items():
         if key not in CANDIDATES:
             known = nearest(key, CANDIDATES)
@@ -50,27 +44,19 @@ def check_size(size: Mapping[str, Any]) -> None:
 
 
 def sized_blocks(
-    blocks: Sequence[Mapping[str, Any]],
-    size: Mapping[str, Any],
-    *,
-    top: Mapping[str, Any],
-    typed: Iterable[str],
-) -> list[dict[str, Any]]:
+    blocks: Sequence[Block], size: Node, *, top: Node, typed: Iterable[str]
+) -> list[Block]:
     """Blocks with some numbers scaled and some keys replaced, except keys that were typed.
 
-    Args:
-        blocks: Blocks of the experiment.
-        size: The `size` node of the configuration: `scale` multiplies whole numbers that are set in
-            a block or at the top of the experiment (`steps`, `eval_every`, ...), `most` keeps the
-            first values of a key that a block lists, and `replace` sets a key in every block.
-        top: The composed configuration.
-        typed: Keys that were typed.
+    `size.scale` multiplies whole numbers that are set in a block or at the top of the experiment
+    (`steps`, `eval_every`, ...), `most` keeps the first values of a key that a block lists, and
+    `replace` sets a key in every block.
 
     Raises:
         ConfigError: A value to be scaled is not a whole number.
     """
     typed = {*typed}
-    sized = []
+    sized: list[Block] = []
     for block in blocks or [{}]:
         new = dict(block)
         for key, factor in size["scale"].items():
@@ -86,20 +72,9 @@ def sized_blocks(
 
 
 def sized_candidates(
-    candidates: Mapping[str, Any],
-    size: Mapping[str, Any],
-    *,
-    typed: Iterable[str],
-    loader: Loader,
-) -> dict[str, Any]:
-    """Candidates at the chosen size; typed keys below `hydra.sweeper` are not changed.
-
-    Args:
-        candidates: Candidates of the experiment.
-        size: The `size.candidates` node of the configuration.
-        typed: Keys that were typed.
-        loader: Loader, for reading lists of values.
-    """
+    candidates: Node, size: Node, *, typed: Iterable[str], loader: Loader
+) -> dict[str, object]:
+    """Candidates at the chosen `size.candidates`; typed keys below `hydra.sweeper` stay."""
     where, names = "hydra.sweeper.candidates", {*typed}
     new = {key: value for key, value in size.items() if f"{where}.{key}" not in names}
     spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
@@ -111,15 +86,9 @@ def sized_candidates(
 
 
 def sized_interactions(
-    declared: Mapping[str, Any], scale: Mapping[str, float], *, typed: Iterable[str]
-) -> dict[str, Any]:
-    """Base levels of factors at the chosen size, without the factors that were typed.
-
-    Args:
-        declared: Base levels of the experiment by factor; other levels are compared with these.
-        scale: The `size.scale` node of the configuration.
-        typed: Keys that were typed.
-    """
+    declared: Mapping[str, object], scale: Mapping[str, float], *, typed: Iterable[str]
+) -> dict[str, object]:
+    """Declared base levels by factor at the chosen `size.scale`, without typed factors."""
     lines = [f"{key}." for key in typed]
     return {
         key: _scaled(key, base, scale[key]) if key in scale else base
@@ -128,7 +97,7 @@ def sized_interactions(
     }
 
 
-def _scaled(key: str, numbers: Any, factor: float) -> Any:
+def _scaled(key: str, numbers: Any, factor: float) -> object:
     """A whole number, or each number of a list, times a factor, rounded, at least 1."""
     listed: list[Any] = [numbers] if isinstance(numbers, int | float | str) else [*numbers]
     if not all(type(number) is int for number in listed):

@@ -8,7 +8,6 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,12 +28,7 @@ _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\b")
 def refuse_foreign_word(key: str, line: str) -> None:
     """Refuse an override that would run code, read the environment or set Hydra's own parts.
 
-    Args:
-        key: Key that the override sets, like `hydra.launcher.workers`.
-        line: The override as typed.
-
-    Raises:
-        ConfigError: The override is refused; the message names the words to type instead.
+    The line is the override as typed; the message of the error names the words to type instead.
     """
     top, _, rest = key.partition(".")
     name = rest.partition(".")[0]
@@ -87,10 +81,7 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse yaml files of the user that replace lossbench's, set parts of Hydra, or are too large.
-
-    Args:
-        folder: Folder given by `--config-dir`.
+    """Refuse yaml files in a `--config-dir` that replace lossbench's, set Hydra's parts, are huge.
 
     Raises:
         ConfigError: A file is refused, for instance because its references, written out, stand for
@@ -136,7 +127,7 @@ def _yamls(folder: Path) -> Iterator[Path]:
         yield from (Path(name) / file for file in files if file.endswith((".yaml", ".yml")))
 
 
-def _written_out(value: Any, known: dict[int, float]) -> float:
+def _written_out(value: object, known: dict[int, float]) -> float:
     """Number of values of a yaml with all references written out; infinite for a circular one."""
     if not isinstance(value, Mapping | list):
         return 1
@@ -147,7 +138,7 @@ def _written_out(value: Any, known: dict[int, float]) -> float:
     return known[id(value)]
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys and values of all leaves of nested mappings and lists."""
     if isinstance(value, Mapping):
         for name, inner in value.items():

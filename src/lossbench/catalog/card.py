@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
 
 import jinja2
 import numpy as np
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 
 import lossbench
 from lossbench import catalog, figures, records
+from lossbench.catalog.values import Facts
 from lossbench.claims import bayes_prediction
 from lossbench.claims.measurement import NOT_OF_LABELS
 from lossbench.claims.minima import output_gradient
@@ -143,7 +144,9 @@ def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Pic
         lines = curves[column]
         alt = f"{label} of {entry.name} over the {argument}: {_in_words(lines[0])}"
         drawn.append(
-            _picture(column, question, alt, note, draw, lines, xlabel=argument, ylabel=label)
+            _picture(
+                column, question, alt, note, partial(draw, lines), xlabel=argument, ylabel=label
+            )
         )
     if is_regression:
         return [*drawn, _ray(entry, "far off", "output, for a target of 0", ""), _elicited(entry)]
@@ -159,8 +162,7 @@ def _ray(entry: catalog.Entry, where: str, far: str, classes: str) -> Picture:
         f"What if it is {where}?",
         f"norm of the output gradient of {entry.name} over the {far}: {_in_words(lines[0])}",
         f"Norm of the output gradient{classes}; both scales are logarithmic, so 0 is not drawn.",
-        drawings.confidently_wrong,
-        lines,
+        partial(drawings.confidently_wrong, lines),
         xlabel=far,
         ylabel="gradient norm",
     )
@@ -177,8 +179,7 @@ def _elicited(entry: catalog.Entry) -> Picture:
         "What does a skewed target teach it?",
         f"exponential density: {words}",
         f"The target is exponential with mean 1: {words}.",
-        drawings.elicited,
-        learnt,
+        partial(drawings.elicited, learnt),
     )
 
 
@@ -197,21 +198,15 @@ def _taught(entry: catalog.Entry) -> Picture:
     if entry.loss.needs_context:
         note += " Training counts of A, B, C: 1000, 100, 10."
     question = "What do sampled labels teach it?"
-    return _picture("taught", question, alt, note, drawings.simplex, learnt)
+    return _picture("taught", question, alt, note, partial(drawings.simplex, learnt))
 
 
 def _picture(
-    name: str,
-    question: str,
-    alt: str,
-    note: str,
-    draw: Callable[[Any, Axes], Axes],
-    data: Any,
-    **labels: str,
+    name: str, question: str, alt: str, note: str, draw: Callable[[Axes], Axes], **labels: str
 ) -> Picture:
     with figures.style(name):
         figure, (ax,) = figures.page(width=figures.ONE_COLUMN, height=HEIGHT)
-        draw(data, ax).set(**labels)
+        draw(ax).set(**labels)
         return Picture(name, "", question, note, inline(svg_of(figure), alt))
 
 
@@ -245,7 +240,7 @@ def _kinks(first: Line) -> str:
 # ---- the page ------------------------------------------------------------------------------------
 
 
-def page(entry: catalog.Entry, measurement: Mapping[str, Any]) -> str:
+def page(entry: catalog.Entry, measurement: Facts) -> str:
     """Card of a loss as HTML.
 
     Args:

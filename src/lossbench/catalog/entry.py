@@ -31,7 +31,7 @@ class Entry:
 
     name: str
     loss: Loss
-    params: Mapping[str, Any]
+    params: Mapping[str, object]
     path: Path | None
 
     @property

@@ -5,10 +5,9 @@ from __future__ import annotations
 import string
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lossbench import claims
-from lossbench.catalog.values import NO_ORACLE, about_family, meaning, requirements, variant
+from lossbench.catalog.values import NO_ORACLE, Facts, about_family, meaning, requirements, variant
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
 
@@ -30,7 +29,7 @@ def marks(claimed: Mapping[str, bool]) -> str:
     return " ".join(line[at : at + GROUP] for at in range(0, len(line), GROUP))
 
 
-def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> str:
+def table(losses: Sequence[Facts], *, width: int = NORMAL_WIDTH) -> str:
     """Table of losses by task and family, one line each, and below it the meaning of the letters.
 
     The formula fills the rest of the width; if little is left, the inverse link is left out.
@@ -77,7 +76,7 @@ def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> 
     return "\n".join(lines)
 
 
-def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
+def description(loss: Facts, *, width: int = NORMAL_WIDTH) -> str:
     """Description of one loss in full, without measurements.
 
     Args:
@@ -129,9 +128,7 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
     return "\n".join(lines)
 
 
-def verdicts(
-    loss: Mapping[str, Any], measurement: Mapping[str, Any], *, width: int = NORMAL_WIDTH
-) -> str:
+def verdicts(loss: Facts, measurement: Facts, *, width: int = NORMAL_WIDTH) -> str:
     """Measurements of one loss; each disagreement with the row is marked.
 
     Args:

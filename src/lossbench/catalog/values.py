@@ -18,11 +18,14 @@ from lossbench.store import plain
 
 NO_ORACLE = "no independent implementation known"
 
+Facts = Mapping[str, Any]
+"""Facts or measurements of a loss, as values that JSON can encode."""
+
 SECTION = re.compile(r"\n(?=(?:Args|Returns|Raises|Source):\n)")
 """Pattern of the line break before a section of a docstring."""
 
 
-def facts(entry: Entry) -> dict[str, Any]:
+def facts(entry: Entry) -> Facts:
     """Facts of a loss from its row, docstring and yaml file, without measurements."""
     loss = entry.loss
     prose, *sections = SECTION.split(inspect.getdoc(loss.fn) or "")
@@ -58,7 +61,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     }
 
 
-def measured(entry: Entry) -> dict[str, Any]:
+def measured(entry: Entry) -> Facts:
     """Measure every claim of a loss, with duplicates and efficiency.
 
     Returns:
@@ -104,7 +107,7 @@ def meaning(claim: str) -> str:
     return (inspect.getdoc(claims.CLAIMS[claim]) or claim).splitlines()[0]
 
 
-def requirements(loss: Mapping[str, Any]) -> list[str]:
+def requirements(loss: Facts) -> list[str]:
     """Requirements of a loss, from `facts`, beyond one output per target and a real target."""
     requests = []
     if loss["needs_context"]:
@@ -117,7 +120,7 @@ def requirements(loss: Mapping[str, Any]) -> list[str]:
     return requests
 
 
-def variant(loss: Mapping[str, Any]) -> str:
+def variant(loss: Facts) -> str:
     """Text like "huber(delta=0.1)" from the `facts` of a loss; empty if it is not a variant."""
     params = ", ".join(f"{name}={value}" for name, value in loss["variant_params"].items())
     return f"{loss['variant_of']}({params})" if loss["variant_of"] else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +44,17 @@ def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
         ConfigError: Neither rule applies; the message names the option to give.
     """
     for kind, link in KINDS:
+        if task not in ("", kind):
+            continue
         target = _targets(kind)
-        if task in ("", kind) and _is_least(loss, _output_for(link, target), target):
+        output = _output_for(link, target)
+        # Small steps from the target must never lower the loss, and some large step must raise it.
+        steps = normal((32, *output.shape), seeded("steps", OUTPUTS))
+        here, slack = loss.values(output, target), 1e-9
+        near, far = (
+            loss.values(output + size * steps, target.expand_as(steps)) - here for size in STEPS
+        )
+        if bool((near >= -slack).all()) and bool((far.amax(0) > slack).all()):
             where = "the output" if link == "identity" else f"{link}(output)"
             return kind, link, f"least where {where} equals the target"
     if task == "regression":
@@ -78,17 +86,6 @@ def _output_for(link: str, target: Tensor) -> Tensor:
     return target.logit() if link == "sigmoid" else target.log()
 
 
-def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
-    """Whether small steps from the outputs never lower the loss and some large step raises it."""
-    generator = seeded("steps", OUTPUTS)
-    steps = normal((32, *output.shape), generator)
-    here, slack = loss.values(output, target), 1e-9
-    near, far = (
-        loss.values(output + size * steps, target.expand_as(steps)) - here for size in STEPS
-    )
-    return bool((near >= -slack).all()) and bool((far.amax(0) > slack).all())
-
-
 @functools.lru_cache(maxsize=1024)
 @torch.enable_grad()
 def is_separable(loss: Loss) -> bool:
@@ -114,7 +111,7 @@ def unlike_a_loss(row: Loss) -> str:
     """
     output, target = _example(row)
     before = output.detach().clone(), target.clone()
-    values: Any = row.values(output, target)
+    values: object = row.values(output, target)
     expected = list(target.shape[:-1])
     if not isinstance(values, Tensor):
         return f"it returns {type(values).__name__}: return a tensor, one number per example"

@@ -9,13 +9,7 @@ from torch import Tensor
 
 from lossbench.claims.draws import DRAWN, seeded, skewed_points
 from lossbench.claims.measurement import Measurement, claim, claim_about_labels, compare
-from lossbench.claims.minima import (
-    best,
-    is_global,
-    minima,
-    minima_on_labels,
-    minima_on_targets,
-)
+from lossbench.claims.minima import best, is_global, minima, minima_on_labels, minima_on_targets
 from lossbench.losses.spec import Loss
 
 SMALLEST_LEAD = 1e-6

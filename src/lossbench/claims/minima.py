@@ -54,9 +54,8 @@ def minima(loss: Loss, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 
     Returns values, [S, M], and outputs, [S, M, W].
     """
-    return minima_from(
-        starts(loss, (weights.unsqueeze(-1) * targets).sum(-2)), loss, targets, weights
-    )
+    start = starts(loss, (weights.unsqueeze(-1) * targets).sum(-2))
+    return minima_from(start, loss, targets, weights)
 
 
 def minima_from(
@@ -68,28 +67,19 @@ def minima_from(
         expanded = output.unsqueeze(-2).expand(*output.shape[:-1], targets.shape[-2], -1)
         return (weights * loss.values(expanded, targets.expand(*expanded.shape[:-1], -1))).sum(-1)
 
+    # A loss that prefers a common level of the outputs, like z_loss, has its minimum in a valley
+    # that is diagonal to the axes: this search can also move all outputs by the same amount.
+    def with_level(extended: Tensor) -> Tensor:
+        return expected_loss(extended[..., :-1] + extended[..., -1:])
+
     output = minimise(expected_loss, start)
     if loss.inverse_link in PROBABILITY_LINKS:
-        output = _gone_on(expected_loss, output)
+        here = output.detach().requires_grad_()
+        slope = torch.autograd.grad(expected_loss(here).sum(), here)[0]
+        if bool((best(expected_loss(output), slope).abs() > LARGEST_SLOPE).any()):
+            extended = minimise(with_level, functional.pad(output, (0, 1)), steps=360)
+            output = extended[..., :-1] + extended[..., -1:]
     return expected_loss(output).nan_to_num(nan=math.inf), output
-
-
-def _gone_on(objective: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
-    """Outputs after a longer search if one of the best outputs still has a slope, else unchanged.
-
-    The search can also move all outputs by the same amount. A loss that prefers a common level of
-    the outputs, like z_loss, has its minimum in a valley that is diagonal to the axes.
-    """
-    start = output.detach().requires_grad_()
-    slope = torch.autograd.grad(objective(start).sum(), start)[0]
-    if not bool((best(objective(output), slope).abs() > LARGEST_SLOPE).any()):
-        return output
-
-    def with_level(extended: Tensor) -> Tensor:
-        return objective(extended[..., :-1] + extended[..., -1:])
-
-    extended = minimise(with_level, functional.pad(output, (0, 1)), steps=360)
-    return extended[..., :-1] + extended[..., -1:]
 
 
 def starts(loss: Loss, mean: Tensor) -> Tensor:

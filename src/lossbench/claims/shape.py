@@ -8,13 +8,7 @@ import sys
 import torch
 from torch import Tensor
 
-from lossbench.claims.draws import (
-    hard_targets,
-    normal,
-    raw_outputs,
-    scattered_pairs,
-    seeded,
-)
+from lossbench.claims.draws import hard_targets, normal, raw_outputs, scattered_pairs, seeded
 from lossbench.claims.measurement import Measurement, at_most, claim, compare, least_favourable
 from lossbench.claims.minima import best, minima_on_labels, minima_on_targets, output_gradient
 from lossbench.losses.spec import Loss
@@ -41,10 +35,6 @@ def convex(loss: Loss, outputs: int) -> Measurement:
     Source:
         Reid and Williamson 2010, Journal of Machine Learning Research.
     """
-    return least_favourable(_curvature(loss, outputs), _rise_above_chord(loss, outputs))
-
-
-def _curvature(loss: Loss, outputs: int) -> Measurement:
     output, target = scattered_pairs(loss, seeded("curvature", outputs), outputs)
     # All examples at once, which are independent of each other. Not by torch.func, whose transforms
     # import torch's compiler: 2.5 s.
@@ -61,11 +51,9 @@ def _curvature(loss: Loss, outputs: int) -> Measurement:
     eigenvalues = torch.linalg.eigvalsh(hessian.where(is_finite[:, None, None], 0.0))
     negative = eigenvalues[:, :1].clamp(max=0.0).where(is_finite[:, None], math.nan)
     names, scale = ("smallest Hessian eigenvalue", "bound"), hessian.abs().amax((-1, -2))
-    zero = torch.zeros_like(negative)
-    return compare(negative, zero, names=names, tolerance=1e-9, scale=scale.clamp(min=1.0))
+    zero, scale = torch.zeros_like(negative), scale.clamp(min=1.0)
+    curvature = compare(negative, zero, names=names, tolerance=1e-9, scale=scale)
 
-
-def _rise_above_chord(loss: Loss, outputs: int) -> Measurement:
     generator = seeded("chord", outputs)
     output, target = scattered_pairs(loss, generator, outputs)
     other, _ = scattered_pairs(loss, generator, outputs)
@@ -75,7 +63,8 @@ def _rise_above_chord(loss: Loss, outputs: int) -> Measurement:
     value = loss.values(share * output + (1 - share) * other, target)[:, None].maximum(chord)
     names = ("loss between two outputs", "chord")
     scale = start.abs().maximum(end.abs())[:, 0].clamp(min=1.0)
-    return compare(value, chord, names=names, tolerance=1e-9, scale=scale)
+    rise = compare(value, chord, names=names, tolerance=1e-9, scale=scale)
+    return least_favourable(curvature, rise)
 
 
 @claim
@@ -91,7 +80,13 @@ def smooth(loss: Loss, outputs: int) -> Measurement:
         Huber 1964, Annals of Mathematical Statistics, on why corners matter.
     """
     generator = seeded("jump of gradient", outputs)
-    centre, target = _line_centres(loss, outputs, generator)
+    # Four lines each go through the target (regression) or a minimiser (classification), through
+    # the origin, through a random point, and through a random point with a hard label.
+    value, output, target = minima_on_targets(loss, outputs)
+    middle = loss.placed(target) if loss.task == "regression" else best(value, output)
+    anywhere = 2.0 * raw_outputs(loss, (8, outputs), generator)
+    centre = torch.cat([middle[:4], torch.zeros_like(middle[:4]), anywhere])
+    target = torch.cat([target, hard_targets(loss, (4, outputs), generator)])
     direction, targets = normal(tuple(centre.shape), generator), target.unsqueeze(-2)
 
     def gradient(place: Tensor) -> Tensor:
@@ -114,19 +109,6 @@ def smooth(loss: Loss, outputs: int) -> Measurement:
     names = ("gradient on one side", "on the other")
     one_side, other_side = at_left.flatten(0, 1), at_right.flatten(0, 1)
     return compare(one_side, other_side, names=names, tolerance=1e-2, scale=scale)
-
-
-def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw points that lines go through, [K, W], and targets, [K, C].
-
-    Four lines each go through the target (regression) or a minimiser (classification), through the
-    origin, through a random point, and through a random point with a hard label.
-    """
-    value, output, target = minima_on_targets(loss, outputs)
-    middle = loss.placed(target) if loss.task == "regression" else best(value, output)
-    anywhere = 2.0 * raw_outputs(loss, (8, outputs), generator)
-    centre = torch.cat([middle[:4], torch.zeros_like(middle[:4]), anywhere])
-    return centre, torch.cat([target, hard_targets(loss, (4, outputs), generator)])
 
 
 @claim

@@ -39,11 +39,7 @@ def with_question(
 ) -> int:
     """Make a question from overrides, and call `act` with the question; returns the exit code.
 
-    Args:
-        arguments: Arguments of the command line.
-        act: Function that gets the question and returns the exit code.
-        command: The whole command line, for the records.
-        text: The question in words, if no experiment's yaml file has a text.
+    The whole command line is for the records; for the `text` see `ask.question`.
     """
     flags = _parsed(arguments)
     words = flags.overrides

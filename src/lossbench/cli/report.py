@@ -55,11 +55,7 @@ def _show(
 ) -> None:
     """Print the answer, write the report unless it is current, and print the paths of all files.
 
-    Args:
-        folder: Folder of the sweep.
-        load: Function that loads the sweep's verdicts, which takes a while.
-        extent: Extent of the report: "all" or "verdicts".
-        has_figures: Whether to write the figures as files too.
+    The extent of the report is "all" or "verdicts"; `load` loads them, which takes a while.
     """
     sections = ("verdicts",) if extent == "verdicts" else tuple(SECTIONS)
     current = edition.current(folder, sections=sections, has_figures=has_figures)
@@ -125,10 +121,7 @@ def loading(folder: Path) -> Callable[[], Verdicts]:
 def finish(folder: Path, load: Callable[[], Verdicts], *, extent: str) -> int:
     """Print results and failed runs, and write the report; returns the exit code.
 
-    Args:
-        folder: Folder of the sweep.
-        load: Function that loads the sweep's verdicts.
-        extent: Extent of the report: "all", "verdicts" or "none".
+    The extent of the report is "all", "verdicts" or "none".
     """
     if extent != "none":
         _show(folder, load, extent=extent)

@@ -19,7 +19,24 @@ def main(arguments: list[str]) -> int:
             "verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'"
         )
     if options.machine:
-        return _verify_machine()
+        import torch
+
+        from lossbench.sweep import invariance
+
+        # The same runs are trained in different packs on each device, and recorded bits compared.
+        torch.set_num_threads(1)
+        exit_code = DONE
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        cases = itertools.product(devices, ("float32", "float64"), invariance.MODELS)
+        for device, precision, strategy in cases:
+            padding = 2 if device == "cpu" else 8
+            measured = invariance.invariance(device, precision, padding, strategy)
+            print(
+                f"{device} {precision} {strategy}: {measured.compared:,} values of the same runs "
+                f"in other packs, {measured.differing} differ: {measured.mode}"
+            )
+            exit_code = SOME_FAILED if measured.differing else exit_code
+        return exit_code
     result = integrity.verified(options.sweep, is_named_after=is_named_after)
     for problem in result.problems:
         print(problem)
@@ -33,24 +50,3 @@ def main(arguments: list[str]) -> int:
         counts = ", ".join(f"{count:,} {status}" for status, count in result.runs.items() if count)
         print(f"{sum(result.runs.values()):,} planned runs: {counts}")
     return DONE if result.is_whole else SOME_FAILED
-
-
-def _verify_machine() -> int:
-    """Train the same runs in different packs on each device, and compare the recorded bits."""
-    import torch
-
-    from lossbench.sweep import invariance
-
-    torch.set_num_threads(1)
-    exit_code = DONE
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    cases = itertools.product(devices, ("float32", "float64"), invariance.MODELS)
-    for device, precision, strategy in cases:
-        padding = 2 if device == "cpu" else 8
-        result = invariance.invariance(device, precision, padding, strategy)
-        print(
-            f"{device} {precision} {strategy}: {result.compared:,} values of the same runs in "
-            f"other packs, {result.differing} differ: {result.mode}"
-        )
-        exit_code = SOME_FAILED if result.differing else exit_code
-    return exit_code

@@ -27,12 +27,7 @@ WORDS = 3
 
 
 def draw_words(draw: torch.Generator, count: int) -> Tensor:
-    """Draw the random integers of `count` images, [count, WORDS], int32, uniform in [0, 2**31).
-
-    Args:
-        draw: The seed's augmentation stream, on the CPU.
-        count: Number of images in all batches together.
-    """
+    """Draw the random integers of `count` images, [count, WORDS], int32, uniform in [0, 2**31)."""
     return torch.randint(2**31, (count, WORDS), generator=draw, dtype=torch.int32)
 
 

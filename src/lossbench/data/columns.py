@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import warnings
@@ -42,14 +43,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return max(frames, key=lambda frame: frame.select_dtypes("number").shape[1])
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    frame = pd.read_parquet(path)
-    return frame.reset_index() if any(name is not None for name in frame.index.names) else frame
-
-
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": pd.read_parquet,
 }
 """Readers of table files, by the file's suffix in lower case."""
 
@@ -72,6 +68,8 @@ def read(path: Path) -> pd.DataFrame:
         raise ConfigError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     except (ValueError, OSError) as error:
         raise ConfigError(f"{path} cannot be read: {in_a_line(error)}") from error
+    if any(name is not None for name in frame.index.names):  # only parquet files name the index
+        frame = frame.reset_index()
     return frame.rename(columns=lambda name: str(name).strip())
 
 
@@ -97,7 +95,7 @@ def inputs_of_columns(frame: pd.DataFrame, *, may_miss: bool) -> Tensor:
     return torch.tensor(np.concatenate(parts, 1))
 
 
-def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, Any]:
+def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray:
     """Convert a column to inputs [N, F]: numbers, or a one-hot input for each distinct word."""
     leave_out = f"leave it out, without={column.name}"
     if column.isna().all():
@@ -129,7 +127,7 @@ def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, A
     return pd.get_dummies(words.fillna(ABSENT)).to_numpy(float)
 
 
-def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
+def _numbers(column: pd.Series) -> np.ndarray | None:
     """Convert a column to numbers, with NaN for missing ones and days for dates; None for words.
 
     Raises:
@@ -137,10 +135,14 @@ def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
     """
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(float, na_value=np.nan)
-    if (days := _days(column)) is not None:
-        log.info("column %r has dates: days since the first", column.name)
-        return days.to_numpy(float)
     known = column.dropna()
+    dates = column if pd.api.types.is_datetime64_any_dtype(column) else None
+    if dates is None and len(known) and known.astype(str).str.match(r"\d{4}-\d\d-\d\d").all():
+        with contextlib.suppress(ValueError, TypeError):
+            dates = pd.to_datetime(column, format="ISO8601")
+    if dates is not None:
+        log.info("column %r has dates: days since the first", column.name)
+        return ((dates - dates.min()) / pd.Timedelta(days=1)).to_numpy(float)
     try:
         numbers = pd.to_numeric(known, errors="coerce")
     except TypeError:  # raised for lists
@@ -155,19 +157,6 @@ def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
             f"1234.5, leave it empty, or without={column.name}"
         )
     return None
-
-
-def _days(column: pd.Series) -> pd.Series | None:
-    """Convert dates to days since the first date; None if the values are not dates."""
-    if not pd.api.types.is_datetime64_any_dtype(column):
-        texts = column.dropna().astype(str)
-        if not len(texts) or not texts.str.match(r"\d{4}-\d\d-\d\d").all():
-            return None
-        try:
-            column = pd.to_datetime(column, format="ISO8601")
-        except (ValueError, TypeError):
-            return None
-    return (column - column.min()) / pd.Timedelta(days=1)
 
 
 def inputs_of_arrays(inputs: Any, *, may_miss: bool) -> Tensor:

@@ -13,7 +13,6 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -314,17 +313,12 @@ def corrupted(
     *,
     name: str,
     seed: int,
-    params: Mapping[str, Any],
+    params: Mapping[str, object],
     confusions: Mapping[int, int],
 ) -> Splits:
-    """Apply a corruption to splits; the result is the same for every loss of the seed.
+    """Apply one of `CORRUPTIONS` to splits; the result is the same for every loss of the seed.
 
-    Args:
-        splits: Clean splits.
-        name: Key of `CORRUPTIONS`.
-        seed: Block of the paired design.
-        params: Parameters of the corruption.
-        confusions: `Data.confusions` of the data set, for a corruption with that parameter.
+    `confusions` are those of the data set, for a corruption with that parameter.
     """
     if takes_confusions(name):
         params = {**params, "confusions": confusions}
@@ -336,7 +330,7 @@ def takes_confusions(name: str) -> bool:
     return "confusions" in inspect.signature(CORRUPTIONS[name]).parameters
 
 
-def realised(splits: Splits) -> dict[str, Any]:
+def realised(splits: Splits) -> dict[str, float | str]:
     """Measured corruption of the training targets, as columns of the table `runs`.
 
     `corrupted_share` is the share of training targets that changed. `transition` is the matrix from

@@ -97,7 +97,10 @@ class Files:
             Missing: The file is not found, and may not be downloaded; the message gives the cure.
             ValueError: The file is damaged or has another hash, or the download failed.
         """
-        folders = [self.root, *_package_folders(file.package)]
+        # The folders `data` of an installed package, which is not imported.
+        spec = importlib.util.find_spec(file.package) if file.package else None
+        installed = (spec and spec.submodule_search_locations) or ()
+        folders = [self.root, *(Path(folder) / "data" for folder in installed)]
         places = [folder / place for folder in folders for place in file.places]
         path = next((place for place in places if place.is_file()), None)
         if path is None and self.download and file.urls:
@@ -108,7 +111,18 @@ class Files:
                 where += f", nor in an installed package {file.package}"
             raise Missing(f"{file.name} is not {where}: {file.cure}")
         try:
-            content = _unpacked(path, file.member)
+            if path.name.endswith(".tar.gz"):
+                with tarfile.open(path, "r:gz") as archive:
+                    inside = archive.extractfile(file.member)
+                    if inside is None:
+                        raise KeyError(f"{file.member} is not a file")
+                    content = inside.read()
+            elif path.suffix == ".zip":
+                with zipfile.ZipFile(path) as archive:
+                    content = archive.read(path.stem)
+            else:
+                content = path.read_bytes()
+                content = gzip.decompress(content) if path.suffix == ".gz" else content
         except BROKEN as error:
             raise ValueError(f"{path} cannot be read ({error}): replace it, {file.cure}") from error
         kind, _, digest = file.digest.partition(":")
@@ -161,23 +175,3 @@ class Files:
         raise ValueError(
             f"{file.name} cannot be downloaded ({'; '.join(failures)}): put it to {path} yourself"
         )
-
-
-def _unpacked(path: Path, member: str) -> bytes:
-    """Read a plain, gzipped or zipped file, or a member of a gzipped tar archive."""
-    if path.name.endswith(".tar.gz"):
-        with tarfile.open(path, "r:gz") as archive:
-            inside = archive.extractfile(member)
-            if inside is None:
-                raise KeyError(f"{member} is not a file")
-            return inside.read()
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(path.stem)
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-
-
-def _package_folders(package: str) -> list[Path]:
-    """Folders `data` of an installed package, found without importing the package."""
-    spec = importlib.util.find_spec(package) if package else None
-    return [Path(place) / "data" for place in (spec and spec.submodule_search_locations) or ()]

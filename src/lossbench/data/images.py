@@ -257,14 +257,11 @@ def _confusions(classes: tuple[str, ...], confused: Mapping[str, str]) -> dict[i
     return {classes.index(name): classes.index(other) for name, other in confused.items()}
 
 
-def _next_of_superclass() -> dict[int, int]:
-    """Map each class of CIFAR-100 to the next of the same superclass, the last to the first."""
-    following = {}
-    for superclass in range(20):
-        family = [label for label, number in enumerate(SUPERCLASSES) if number == superclass]
-        following |= dict(zip(family, family[1:] + family[:1], strict=True))
-    return following
-
+FAMILIES = [
+    [label for label, number in enumerate(SUPERCLASSES) if number == superclass]
+    for superclass in range(20)
+]
+"""Classes of each superclass of CIFAR-100."""
 
 ROWS = (
     Data(
@@ -317,7 +314,11 @@ ROWS = (
         licence="none stated",
         drawn="fixed",
         extent=Extent(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=100),
-        confusions=_next_of_superclass(),  # as in Patrini et al. 2017, CVPR
+        confusions={  # the next of the superclass, as in Patrini et al. 2017, CVPR
+            label: other
+            for family in FAMILIES
+            for label, other in zip(family, family[1:] + family[:1], strict=True)
+        },
         note="10% of its test images have near-duplicates in training (Barz and Denzler 2020).",
     ),
 )

@@ -459,13 +459,7 @@ ROWS = (
         note="Test targets are the function without noise; the outliers of train and validation "
         "lie on one side.",
     ),
-    Data(
-        clean_linear,
-        "regression",
-        "generated; no noise",
-        drawn="generated",
-        is_symmetric=True,
-    ),
+    Data(clean_linear, "regression", "generated; no noise", drawn="generated", is_symmetric=True),
     Data(
         heteroscedastic,
         "regression",

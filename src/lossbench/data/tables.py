@@ -15,13 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lossbench.data.columns import (
-    READERS,
-    inputs_of_arrays,
-    inputs_of_columns,
-    read,
-    targets_of,
-)
+from lossbench.data.columns import READERS, inputs_of_arrays, inputs_of_columns, read, targets_of
 from lossbench.data.files import Files
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
 from lossbench.errors import ConfigError, nearest, refuse_unknown
@@ -119,12 +113,8 @@ def table(
 ) -> Data:
     """Make a `Data` row from arrays or a frame, whose content is part of a run's identity.
 
-    Args:
-        inputs: [N, F] or images [N, channels, height, width], as an array, a tensor or a frame.
-        targets: [N], or [N, 1]: numbers, or labels of any kind.
-        reading: Settings, of which the task and the treatment of missing values are used.
-        name: Name of the row.
-        unit: Unit of targets that are numbers.
+    Inputs are [N, F] or images [N, channels, height, width]; targets are [N] or [N, 1], numbers or
+    labels of any kind. Of `reading`, the task and the treatment of missing values are used.
 
     Raises:
         ConfigError: A column or the target cannot be used; the message names the cure.
@@ -132,7 +122,25 @@ def table(
     try:
         as_inputs = inputs_of_columns if isinstance(inputs, pd.DataFrame) else inputs_of_arrays
         features = as_inputs(inputs, may_miss=bool(reading.missing))
-        features, column = _without_gaps(features, targets_of(targets), reading.missing)
+        column = targets_of(targets)
+        if len(features) != len(column):
+            raise ConfigError(
+                f"{len(features)} rows of inputs and {len(column)} targets: give one target for "
+                "each row"
+            )
+        if column.isna().any() and not reading.missing:
+            raise ConfigError(
+                f"{int(column.isna().sum())} targets are missing: missing=drop leaves their rows "
+                "out"
+            )
+        stays = column.notna().to_numpy(copy=True)
+        if reading.missing == "drop":
+            stays &= ~features.flatten(1).isnan().any(1).numpy()
+        if count := int((~stays).sum()):
+            log.info("%d of %d rows have missing values: left out", count, len(column))
+        features, column = features[torch.from_numpy(stays)], column[stays]
+        if count := int(features.isnan().sum()):
+            log.info("%d missing inputs get the median of training examples", count)
         task = _task(column, reading.task)
         if task == "regression":
             numbers = torch.tensor(column.to_numpy(float))[:, None]
@@ -141,27 +149,6 @@ def table(
         return _row(name, features, labels, classes=column.nunique())
     except ConfigError as error:
         raise ConfigError(f"data {name}: {error}") from error
-
-
-def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Tensor, pd.Series]:
-    """Drop rows with a missing target and, if `missing` is "drop", rows with a missing input."""
-    if len(inputs) != len(targets):
-        raise ConfigError(
-            f"{len(inputs)} rows of inputs and {len(targets)} targets: give one target for each row"
-        )
-    if targets.isna().any() and not missing:
-        raise ConfigError(
-            f"{int(targets.isna().sum())} targets are missing: missing=drop leaves their rows out"
-        )
-    stays = targets.notna().to_numpy(copy=True)
-    if missing == "drop":
-        stays &= ~inputs.flatten(1).isnan().any(1).numpy()
-    if count := int((~stays).sum()):
-        log.info("%d of %d rows have missing values: left out", count, len(targets))
-    inputs, targets = inputs[torch.from_numpy(stays)], targets[stays]
-    if count := int(inputs.isnan().sum()):
-        log.info("%d missing inputs get the median of training examples", count)
-    return inputs, targets
 
 
 def _task(targets: pd.Series, task: str) -> str:

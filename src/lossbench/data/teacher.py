@@ -19,14 +19,9 @@ CHUNK = 1_000
 
 
 def teacher_probabilities(inputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """Class probabilities of multinomial logistic regression with a ridge penalty.
+    """Class probabilities of train and validation, float64, by ridge-penalised logistic regression.
 
-    Args:
-        inputs: By split, [N, ...].
-        targets: One-hot labels of the training split, [N, C].
-
-    Returns:
-        Class probabilities of train and validation, each [N, C], float64.
+    `targets` are the one-hot labels of the training split, [N, C].
     """
     # Imported here because scikit-learn takes a second to import, and only the teacher needs it.
     from sklearn import exceptions, linear_model

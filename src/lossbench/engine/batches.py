@@ -126,13 +126,9 @@ def _rows_of(values: Tensor, seeds: Tensor, rows: Tensor) -> Tensor:
 
 
 def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tensor:
-    """Rows of each step's batch, [T, B]: permutations of all rows cut into batches.
+    """Rows of each step's batch, [steps, batch_size]: permutations of all rows cut into batches.
 
-    Args:
-        seed: Seed of the runs, which is a block of the paired design.
-        examples: Rows of the training split.
-        steps: Number of steps, T.
-        batch_size: Rows of a batch, B; the remainder of a permutation is dropped.
+    The remainder of a permutation of all `examples` rows is dropped.
 
     Raises:
         ValueError: B is larger than the training split.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ class BayesPoints:
     """Bayes points of losses; each is solved once for all packs that share the object."""
 
     def __init__(self) -> None:
-        self._solutions: dict[tuple[Any, ...], Tensor] = {}
+        self._solutions: dict[tuple[object, ...], Tensor] = {}
 
     def of(
         self, run: Run, posteriors: Sequence[Tensor], class_counts: Sequence[Tensor]
@@ -43,12 +42,9 @@ class BayesPoints:
         """Predictions of least expected value of the run's loss, with its parameters and targets.
 
         If targets are sampled labels, the expectation is over labels drawn from the posterior; if
-        targets are distributions, the value is the loss against the posterior itself.
-
-        Args:
-            run: Run with the loss; the seed does not matter.
-            posteriors: True posterior of the split for each of S seeds, [N, C].
-            class_counts: Training targets summed over examples for each of S seeds, [C].
+        targets are distributions, the value is the loss against the posterior itself. For each of S
+        seeds, `posteriors` has the true posterior of the split, [N, C], and `class_counts` the
+        training targets summed over examples, [C].
 
         Returns:
             Prediction for each seed, [N, C], float64. NaN for examples whose posterior is not among
@@ -56,9 +52,16 @@ class BayesPoints:
         """
         params = json.dumps(dict(run.loss.params), sort_keys=True)
         keys, places = [], []
-        new: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        new: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         for posterior, counts in zip(posteriors, class_counts, strict=True):
-            distinct, place = _distinct(posterior)
+            # Distinct rows in order of their first occurrence, and each row's index among them.
+            rows, row = posterior.unique(dim=0, return_inverse=True)
+            first = torch.full((len(rows),), len(posterior)).scatter_reduce(
+                0, row, torch.arange(len(posterior)), "amin"
+            )
+            order = first.argsort()
+            distinct, place = rows[order[:MOST_POSTERIORS]].double(), order.argsort()[row]
+            distinct = distinct / distinct.sum(-1, keepdim=True)
             tensors = {"posterior": distinct}
             if run.row.needs_context:
                 tensors["counts"] = counts
@@ -82,20 +85,12 @@ class BayesPoints:
         return predictions
 
 
-def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
-    """First distinct rows [M, C], float64, and index [N] of each row among all distinct rows."""
-    rows, place = posterior.unique(dim=0, return_inverse=True)
-    first = torch.full((len(rows),), len(posterior)).scatter_reduce(
-        0, place, torch.arange(len(posterior)), "amin"
-    )
-    order = first.argsort()
-    first_rows = rows[order[:MOST_POSTERIORS]].double()
-    return first_rows / first_rows.sum(-1, keepdim=True), order.argsort()[place]
-
-
 def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     """Bayes predictions [M, C] of posteriors [M, C] at class counts [M, C]."""
-    if _is_posterior(run):
+    # The catalog claims of some losses that their Bayes prediction is the posterior.
+    claim = "strictly_proper" if run.targets == "sampled" else "minimised_at_target"
+    is_measured = run.row.is_default(run.loss.params) and not is_own(run.row.fn)
+    if is_measured and claim in run.row.claims and run.row.inverse_link in REACHING:
         return posterior
     posterior, counts = (
         torch.cat([rows, rows[-1:].expand(GUARDS, -1)]) for rows in (posterior, counts)
@@ -113,10 +108,3 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     except Exception as error:
         log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
         return torch.full_like(posterior[:-GUARDS], torch.nan)
-
-
-def _is_posterior(run: Run) -> bool:
-    """Whether the catalog claims that the Bayes prediction of a run's loss is the posterior."""
-    claim = "strictly_proper" if run.targets == "sampled" else "minimised_at_target"
-    is_measured = run.row.is_default(run.loss.params) and not is_own(run.row.fn)
-    return is_measured and claim in run.row.claims and run.row.inverse_link in REACHING

@@ -16,14 +16,7 @@ MOST_PARAMETERS = 10**9
 
 
 def refuse_too_large(build: Callable[[], nn.Module]) -> None:
-    """Refuse a model of more parameters than `MOST_PARAMETERS`.
-
-    Args:
-        build: Function that makes the module.
-
-    Raises:
-        ValueError: The model is too large; the message has the number of its parameters.
-    """
+    """Refuse a model of more parameters than `MOST_PARAMETERS`, by a ValueError."""
     try:
         with torch.device("meta"):
             model = build()
@@ -36,10 +29,6 @@ def refuse_too_large(build: Callable[[], nn.Module]) -> None:
 
 def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
     """Refuse modules whose members cannot be paired by seed, or would not train correctly.
-
-    Args:
-        build: Function that makes the module.
-        inputs: One batch, [B, ...].
 
     Raises:
         ValueError: The module draws random numbers, has an output that depends on more than its
@@ -75,10 +64,7 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
 def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int) -> None:
     """Refuse modules that do not return one raw output per target, from each example alone.
 
-    Args:
-        build: Function that makes the module.
-        inputs: One batch, [B, ...].
-        outputs: Number of outputs, C.
+    `inputs` are one batch, [B, ...]; `outputs` is C.
 
     Raises:
         ValueError: The module has layers without a size, does not return [B, C] ([B, T, C] for
@@ -101,29 +87,25 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
         raise ValueError("its outputs are not finite before any training")
     with torch.no_grad():
         # Tokens cannot be made larger, so that only outputs for the given tokens are checked.
-        end = _end_of(whole, whole if is_sequence else model(1000 * inputs))
-    if end:
+        both = torch.stack([whole, whole if is_sequence else model(1000 * inputs)])
+    ends = []
+    for name, values in {"softmax": whole, "log_softmax": whole.exp()}.items():
+        sums = values.sum(-1)
+        is_distribution = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+        if outputs > 1 and is_distribution and bool((values >= 0).all()):
+            ends.append(name)
+    if bool(((both >= 0) & (both <= 1)).all()) and len(both.unique()) > 1:
+        ends.append("sigmoid")
+    if ends:
         raise ValueError(
-            f"it ends in a {end}: return the raw output of the last linear layer, a loss brings "
-            "its own inverse link"
+            f"it ends in a {ends[0]}: return the raw output of the last linear layer, a loss "
+            "brings its own inverse link"
         )
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-4):
         raise ValueError(
             "the output of an example depends on the other examples, also in eval(): "
             "compute along all axes but the first"
         )
-
-
-def _end_of(output: Tensor, of_large: Tensor) -> str:
-    """Final nonlinearity of a model, judged by outputs [B, C]; empty for a linear layer."""
-    if output.shape[-1] > 1:
-        for name, values in {"softmax": output, "log_softmax": output.exp()}.items():
-            sums = values.sum(-1)
-            is_distribution = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
-            if is_distribution and bool((values >= 0).all()):
-                return name
-    both = torch.stack([output, of_large])
-    return "sigmoid" if bool(((both >= 0) & (both <= 1)).all()) and len(both.unique()) > 1 else ""
 
 
 def refuse_lazy(model: nn.Module) -> None:
@@ -137,12 +119,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: int) -> None:
-    """Refuse a module that cannot be widened by further outputs, which have to start at zero.
-
-    Args:
-        build: Function that makes the module.
-        inputs: One batch, [B, F].
-        times: Outputs per target.
+    """Refuse a module that cannot be widened to `times` outputs per target, which start at zero.
 
     Raises:
         ValueError: The output is not that of the last linear layer of the module.

@@ -75,13 +75,7 @@ class _Predictions:
 
 @torch.no_grad()
 def evaluate(members: Members, forward: Callable[..., Tensor], state: State) -> Evaluation:
-    """Metrics on every split while a pack trains.
-
-    Args:
-        members: The pack.
-        forward: Forward pass of all members.
-        state: State with the parameters and buffers to evaluate.
-    """
+    """Metrics on every split while a pack trains, at the parameters and buffers of a state."""
     return _evaluation(members, _predictions(members, forward, state))
 
 
@@ -90,25 +84,42 @@ def evaluate_trained(members: Members, forward: Callable[..., Tensor], state: St
     """Evaluation after the last update, with further metrics that describe trained models.
 
     Further metrics are: on validation and test, metrics that sort or bin examples; on test, the
-    other losses of the task and the contribution of each example.
-
-    Args: as for `evaluate`.
+    other losses of the task and the contribution of each example. Losses of the task are NaN for
+    members with another inverse link, and a loss of the user is evaluated only on the members that
+    are trained with that loss.
     """
     predictions = _predictions(members, forward, state)
     evaluation = _evaluation(members, predictions)
     output, target = predictions.outputs["test"], predictions.targets["test"]
+    run, has_many_labels = members.runs[0], DATA[members.runs[0].data.fn].is_multilabel
     further = {
         (split, name): value
         for split in ("validation", "test")
         for name, value in _ranked(members, split, predictions).items()
     }
-    further |= _losses_of_the_task(members, output, target)
+    links = [member.row.link(member.loss.params) for member in members.runs]
+    for name, row in LOSSES.items():
+        if row.task != run.row.task or (has_many_labels and not is_separable(row)):
+            continue
+        fitting = [
+            link == row.link() and (member.row is row or not is_own(row.fn))
+            for member, link in zip(members.runs, links, strict=True)
+        ]
+        if any(fitting):
+            fits = torch.tensor(fitting, device=output.device)
+            mean = evaluated_losses(members, output, target, row)
+            further["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
     for key, value in further.items():
         evaluation.values[key] = torch.where(evaluation.is_finite, value, torch.nan)
-    count = recorded_examples(members.runs[0], members.inputs["test"].shape[1])
+    count = recorded_examples(run, members.inputs["test"].shape[1])
     if not count:
         return evaluation
-    parts = _contributions(members, output, target, predictions.scale)
+    if has_many_labels:
+        hits = metric_values.label_hits(_recalibrated_labels(output, predictions.scale), target)
+        parts = hits.mean(-1)
+    else:
+        prediction = members.predict(output)
+        parts = metric_values.contributions(prediction, target, task=run.row.task)
     is_sequence = members.batches.positions > 1
     examples = parts.unflatten(1, (count, -1)).mean(-1) if is_sequence else parts
     return replace(evaluation, examples=examples)
@@ -116,15 +127,28 @@ def evaluate_trained(members: Members, forward: Callable[..., Tensor], state: St
 
 def _predictions(members: Members, forward: Callable[..., Tensor], state: State) -> _Predictions:
     """Outputs of all members, their targets, and the common recalibration."""
-    outputs, is_finite = _outputs(members, forward, state)
+    outputs, positions = {}, members.batches.positions
+    members.model.eval()
+    for split in SPLITS:
+        rows = members.inputs[split].shape[1]
+        if split == "train":
+            rows = min(rows, most_training_rows(positions))
+        of_chunks = [
+            forward(state.parameters, state.buffers, members.inputs_of(split, chunk))
+            for chunk in chunks(members.inputs[split], rows)
+        ]
+        outputs[split] = torch.cat(of_chunks, 1)
+    members.model.train()
+    largest = torch.stack([output.flatten(1).abs().amax(-1) for output in outputs.values()], -1)
+    is_finite = largest.isfinite().all(-1)
+    for split, output in outputs.items():
+        outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
     targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
     run, scale = members.runs[0], None
     if run.row.task == "classification":
-        positions = members.batches.positions
         most = MOST_RECALIBRATION_ROWS if positions == 1 else MOST_RECALIBRATION_POSITIONS
-        fitted = slice(0, most)
-        fitted_outputs = outputs["validation"][:, fitted]
-        fitted_targets = targets["validation"][:, fitted]
+        fitted_outputs = outputs["validation"][:, :most]
+        fitted_targets = targets["validation"][:, :most]
         if DATA[run.data.fn].is_multilabel:
             fitted_outputs = metric_values.label_outputs(fitted_outputs)
             fitted_targets = metric_values.label_targets(fitted_targets)
@@ -158,63 +182,6 @@ def _evaluation(members: Members, predictions: _Predictions) -> Evaluation:
     return Evaluation(values, is_finite, examples)
 
 
-def _losses_of_the_task(
-    members: Members, output: Tensor, target: Tensor
-) -> dict[tuple[str, str], Tensor]:
-    """Values [K] of every loss of the task on test; NaN for members with another inverse link.
-
-    A loss of the user is evaluated only on the members that are trained with that loss.
-    """
-    task, values = members.runs[0].row.task, {}
-    has_many_labels = DATA[members.runs[0].data.fn].is_multilabel
-    links = [run.row.link(run.loss.params) for run in members.runs]
-    for name, row in LOSSES.items():
-        if row.task != task or (has_many_labels and not is_separable(row)):
-            continue
-        fitting = [
-            link == row.link() and (run.row is row or not is_own(row.fn))
-            for run, link in zip(members.runs, links, strict=True)
-        ]
-        fits = torch.tensor(fitting, device=output.device)
-        if fits.any():
-            mean = evaluated_losses(members, output, target, row)
-            values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
-    return values
-
-
-def _contributions(
-    members: Members, output: Tensor, target: Tensor, scale: Tensor | None
-) -> Tensor:
-    """Contribution [K, N] of each test output to the task's metric."""
-    run = members.runs[0]
-    if DATA[run.data.fn].is_multilabel:
-        return metric_values.label_hits(_recalibrated_labels(output, scale), target).mean(-1)
-    return metric_values.contributions(members.predict(output), target, task=run.row.task)
-
-
-def _outputs(
-    members: Members, forward: Callable[..., Tensor], state: State
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Outputs [K, N, W] by split, zero for members that are not finite, and `is_finite`, [K]."""
-    outputs = {}
-    members.model.eval()
-    for split in SPLITS:
-        rows = members.inputs[split].shape[1]
-        if split == "train":
-            rows = min(rows, most_training_rows(members.batches.positions))
-        of_chunks = [
-            forward(state.parameters, state.buffers, members.inputs_of(split, chunk))
-            for chunk in chunks(members.inputs[split], rows)
-        ]
-        outputs[split] = torch.cat(of_chunks, 1)
-    members.model.train()
-    largest = torch.stack([output.flatten(1).abs().amax(-1) for output in outputs.values()], -1)
-    is_finite = largest.isfinite().all(-1)
-    for split, output in outputs.items():
-        outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
-    return outputs, is_finite
-
-
 def most_training_rows(positions: int) -> int:
     """Most training examples that are evaluated, given the number of positions of an example."""
     return -(-MOST_TRAINING_ROWS // positions)
@@ -238,14 +205,7 @@ def chunks(inputs: Tensor, rows: int) -> list[slice]:
 
 
 def _regression(members: Members, split: str, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Metrics [K] of a split by name; NaN if a metric is not defined for a member's loss.
-
-    Args:
-        members: The pack.
-        split: Name of the split.
-        output: Outputs, [K, N, W].
-        target: Targets, [K, N, C].
-    """
+    """Metrics [K] by name, for outputs [K, N, W]; NaN if not defined for a member's loss."""
     prediction = members.predict(output)
     values = metric_values.regression(prediction, target)
     if split in members.clean and split == "validation":
@@ -271,15 +231,7 @@ def _regression(members: Members, split: str, output: Tensor, target: Tensor) ->
 def _classification(
     members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
-    """Metrics [K] of a split by name; NaN if a metric is not defined for a member's prediction.
-
-    Args:
-        members: The pack.
-        split: Name of the split.
-        output: Outputs, [K, N, W].
-        target: Targets, [K, N, C].
-        scale: Parameters of `recalibrate`, fitted on validation.
-    """
+    """Metrics [K] by name, for outputs [K, N, C]; NaN if not defined for a member's prediction."""
     prediction, values = members.predict(output), {}
     if split == "train":  # measures memorisation only; not used for verdicts or selection
         if members.runs[0].targets == "sampled":
@@ -290,10 +242,7 @@ def _classification(
         return values
     log_p = recalibrated(output, scale)
     values = metric_values.classification(
-        prediction,
-        target,
-        recalibrated=log_p,
-        is_probability=members.is_probability,
+        prediction, target, recalibrated=log_p, is_probability=members.is_probability
     )
     if split in members.posterior:
         posterior = members.rows_of(members.posterior[split], output)
@@ -310,10 +259,7 @@ def _classification(
 def _multilabel(
     members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
-    """Metrics [K] by name of a split whose examples have any number of labels.
-
-    Args: as for `_classification`; `scale` was fitted label by label.
-    """
+    """Metrics [K] by name of examples with many labels; `scale` was fitted label by label."""
     if split == "train" and members.runs[0].targets != "sampled":
         return {}
     log_p = _recalibrated_labels(output, scale)

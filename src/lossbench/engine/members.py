@@ -151,17 +151,8 @@ class Members:
         return replace(self, runs=runs, spans=slices(Pack("", runs)), batches=batches)
 
 
-def assemble(
-    pack: Pack,
-    splits_by_seed: Mapping[int, Splits],
-    machine: Machine,
-) -> Members:
+def assemble(pack: Pack, splits_by_seed: Mapping[int, Splits], machine: Machine) -> Members:
     """Members of a pack with their data, batches and initial values, on the machine's device.
-
-    Args:
-        pack: The runs.
-        splits_by_seed: Data of the runs, by seed.
-        machine: The process that trains the pack.
 
     Raises:
         ValueError: The batch is larger than the training split.
@@ -224,7 +215,14 @@ def assemble(
         spans=spans,
         **by_split,
         bayes=_bayes_targets(spans, data, order, machine.bayes_points, device, dtype),
-        data_columns=dict(zip(seeds, map(_data_columns, data), strict=True)),
+        data_columns={
+            seed: {
+                **realised(splits),
+                "target_scale": splits.target_scale,
+                **{f"{split}_examples": len(rows) for split, rows in splits.inputs.items()},
+            }
+            for seed, splits in zip(seeds, data, strict=True)
+        },
         class_counts=torch.stack([splits.class_counts for splits in data]).to(device, dtype),
         batches=batches,
         fingerprints=dict(zip(seeds, shas, strict=True)),
@@ -285,23 +283,8 @@ def _bayes_targets(
     return {"test": torch.stack(predictions).to(device, dtype)}
 
 
-def _data_columns(splits: Splits) -> dict[str, object]:
-    """Columns of the table `runs` that describe the data of a seed."""
-    return {
-        **realised(splits),
-        "target_scale": splits.target_scale,
-        **{f"{split}_examples": len(rows) for split, rows in splits.inputs.items()},
-    }
-
-
 def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
-    """Model of a run at the start of training, with one output per target.
-
-    Args:
-        run: Run with the model and its `init`.
-        splits: Data of the seed.
-        seed: Seed of the run, which is a block of the paired design.
-    """
+    """Model of a run at the start of training on the data of a seed, with one output per target."""
     inputs, targets = splits.inputs["train"], splits.targets["train"]
     targets = dense(targets[None], classes=splits.outputs, dtype=torch.float32)[0]
     function = MODELS[run.model.fn].fn
@@ -316,12 +299,8 @@ def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
     """Whether members compute one after the other, so that kernels do not depend on K.
 
     On the CPU, convolutions are faster for one member after the other than for a whole pack.
-    Modules that `vmap` refuses can only run one after the other.
-
-    Args:
-        name: Name of the model, for the log.
-        model: Model on the device; the buffers of the model may change.
-        inputs: Two examples, on the device.
+    Modules that `vmap` refuses can only run one after the other. Buffers of the model may change.
+    `name` is that of the model, `inputs` are two examples.
     """
     if inputs.device.type == "cpu" and any(
         isinstance(part, CONVOLUTIONS) for part in model.modules()

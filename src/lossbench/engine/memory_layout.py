@@ -39,10 +39,6 @@ def row_chunks(rows: int, at_once: int) -> list[slice]:
 
     A remainder of fewer than `GUARD_ELEMENTS` rows is added to the chunk before the remainder,
     because the number of guards is counted for tensors with at least that many rows.
-
-    Args:
-        rows: Number of all rows.
-        at_once: Number of rows of a chunk.
     """
     count = max(1, rows // at_once)
     if rows - count * at_once >= min(GUARD_ELEMENTS, at_once):
@@ -60,9 +56,6 @@ class Rows(dict[str, Tensor]):
 
     A weight [K, out, in] with out > in is stored as [K, in, out], because the product for the
     gradient of the weight is faster in that layout. Zeros fill the gaps between tensors.
-
-    Args:
-        like: Tensors to copy, by name.
 
     Attributes:
         row: All numbers of each member, [K, P and zeros between tensors].
@@ -101,12 +94,7 @@ class Rows(dict[str, Tensor]):
 
 
 def joined(tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name for elementwise work, joined to one row per member if `like` is a `Rows`.
-
-    Args:
-        tensors: Tensors by name, [K, ...].
-        like: Tensors of the same names and shapes, whose layout is used.
-    """
+    """Tensors [K, ...] for elementwise work, joined to one row per member if `like` is a `Rows`."""
     if not isinstance(like, Rows):
         return dict(tensors)
     return {"row": (tensors if isinstance(tensors, Rows) else Rows(tensors)).row}

@@ -23,12 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Instruments:
-    """The instruments that a pack's runs ask for.
-
-    Args:
-        members: The pack.
-        forward: Forward pass of all members.
-    """
+    """The instruments that a pack's runs ask for."""
 
     def __init__(self, members: Members, forward: Forward) -> None:
         self._members, self._forward = members, forward
@@ -48,11 +43,7 @@ class Instruments:
     ) -> dict[str, Tensor]:
         """Values [K] by metric; NaN if a metric is not defined for a member, or its loss raises.
 
-        Args:
-            names: Names of the instruments.
-            step: Number of updates done before this update.
-            update: The update.
-            state: State after the update.
+        `step` is the number of updates done before this one, `state` is the state after it.
         """
         columns: dict[str, Tensor] = {}
         for name in names:
@@ -79,14 +70,7 @@ class Instruments:
         return columns
 
     def moment(self, step: int, update: Update, state: State, indices: range) -> Moment:
-        """Input of instruments for adjacent members, followed by guards unless all are chosen.
-
-        Args:
-            step: Number of updates done before this update.
-            update: Update of all K members.
-            state: State after the update.
-            indices: Indices of the adjacent members.
-        """
+        """Input of instruments for adjacent members, followed by guards unless all are chosen."""
         is_everyone = len(indices) == len(self._members.runs)
         behind = max(1, guards(update.loss.shape[-1], update.loss.device))
         chosen = [*indices] if is_everyone else [*indices] + [indices[-1]] * behind
@@ -98,8 +82,12 @@ class Instruments:
         def all_of(tensors: Named) -> dict[str, Tensor]:
             return {name: of(value) for name, value in tensors.items()}
 
-        clock = torch.tensor([step], device=members.device)
-        inputs = members.batches.at(clock)[0].all
+        clock, batches, clean = torch.tensor([step], device=members.device), members.batches, None
+        inputs = batches.at(clock)[0].all
+        if "train" in members.clean:
+            rows = batches.rows_at(clock)
+            seeds = torch.arange(len(rows), device=rows.device)[:, None]
+            clean = batches.dense(members.clean["train"][seeds, rows][members.seed_index])
         before, after = all_of(update.parameters), all_of(state.parameters)
         buffers, target, output = all_of(update.buffers), of(update.target), of(update.output)
 
@@ -122,7 +110,7 @@ class Instruments:
             buffers=buffers,
             inputs=inputs,
             target=target,
-            clean=_clean_targets(members, clock),
+            clean=clean,
             is_classification=members.runs[0].row.task == "classification"
             and not DATA[members.runs[0].data.fn].is_multilabel,
             output=output,
@@ -136,15 +124,6 @@ class Instruments:
             pull_back=_pull_back(before, outputs_at),
             core_output_gradients=lambda: core_gradients(members, output, target),
         )
-
-
-def _clean_targets(members: Members, clock: Tensor) -> Tensor | None:
-    """Targets [K, B, C] of a step's batch before corruption; None without corruption."""
-    if "train" not in members.clean:
-        return None
-    rows = members.batches.rows_at(clock)
-    seeds = torch.arange(len(rows), device=rows.device)[:, None]
-    return members.batches.dense(members.clean["train"][seeds, rows][members.seed_index])
 
 
 def _pull_back(parameters: Named, outputs_at: Callable[[Named], Tensor]) -> GradientOf:

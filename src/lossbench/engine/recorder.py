@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +41,7 @@ class Outcome:
     reason: str
     stop_step: int
 
-    def includes(self, step: Any) -> Any:
+    def includes(self, step: int | np.ndarray) -> bool | np.ndarray:
         """Whether a step, or each of several steps, is recorded: False once the member stopped."""
         return self.status == "done" or step < self.stop_step
 
@@ -89,7 +88,9 @@ class Recorder:
         self._saved = (len(self._steps), len(self._evals))
         return self._steps[steps:], self._evals[evals:]
 
-    def restore(self, failures: Mapping[int, str], parts: Iterable[Any]) -> None:
+    def restore(
+        self, failures: Mapping[int, str], parts: Iterable[tuple[list[Step], list[Evaluated]]]
+    ) -> None:
         """Restore failures, and the observations that were written down before an interruption."""
         self.failures = dict(failures)
         for steps, evals in parts:
@@ -102,10 +103,8 @@ class Recorder:
     ) -> dict[str, pa.Table]:
         """Five tables of the pack's runs, without members that are padding.
 
-        Args:
-            state: State after training, with the last step of each member.
-            seconds: Duration of the whole training.
-            environment: Further fields for the column `environment`.
+        `seconds` is the duration of the whole training, `environment` has further fields for the
+        column of that name.
         """
         outcomes = [self._outcome(index, state) for index in range(self._members.recorded_count)]
         runs = [
@@ -115,37 +114,33 @@ class Recorder:
         # Values of a table as [rows, columns, K].
         steps = torch.stack([values for _, values, _ in self._steps])
         layers = torch.stack([values for _, _, values in self._steps]).flatten(0, 1)
-        evals = [(step, key, value) for step, row in self._evals for key, value in row.items()]
-        values = torch.stack([value for _, _, value in evals])[:, None]
-        run, count_of_examples = self._members.runs[0], self._examples.shape[1]
+        evals = [(step, *key, value) for step, row in self._evals for key, value in row.items()]
+        values = torch.stack([value for *_, value in evals])[:, None]
+        run, count = self._members.runs[0], self._examples.shape[1]
         names = [*layer_names([*self._members.parameters])]
-        places = {
-            "steps": {"step": [step for step, _, _ in self._steps]},
-            "layers": {
-                "step": [step for step, _, _ in self._steps for _ in names],
-                "layer": names * len(self._steps),
-            },
-            "evals": {
-                "step": [step for step, _, _ in evals],
-                "split": [split for _, (split, _), _ in evals],
-                "metric": [metric for _, (_, metric), _ in evals],
-            },
-            "examples": {
-                "step": [run.steps] * count_of_examples,
-                "example": range(count_of_examples),
-                "metric": [records.PRIMARY[run.row.task]] * count_of_examples,
-            },
+        of_steps = {"step": [step for step, _, _ in self._steps]}
+        of_layers = {
+            "step": [step for step, _, _ in self._steps for _ in names],
+            "layer": names * len(self._steps),
         }
+        of_evals = {
+            "step": [step for step, _, _, _ in evals],
+            "split": [split for _, split, _, _ in evals],
+            "metric": [metric for _, _, metric, _ in evals],
+        }
+        of_examples = {
+            "step": [run.steps] * count,
+            "example": range(count),
+            "metric": [records.PRIMARY[run.row.task]] * count,
+        }
+        examples = self._examples.T[:, None]
+        columns = {name: [row[name] for row in runs] for name in runs[0]}
         return {
-            "runs": records.table_from(
-                "runs", {name: [row[name] for row in runs] for name in runs[0]}
-            ),
-            "steps": self._table("steps", outcomes, places["steps"], STEP_COLUMNS, steps),
-            "layers": self._table("layers", outcomes, places["layers"], LAYER_COLUMNS, layers),
-            "evals": self._table("evals", outcomes, places["evals"], ("value",), values),
-            "examples": self._table(
-                "examples", outcomes, places["examples"], ("value",), self._examples.T[:, None]
-            ),
+            "runs": records.table_from("runs", columns),
+            "steps": self._table("steps", outcomes, of_steps, STEP_COLUMNS, steps),
+            "layers": self._table("layers", outcomes, of_layers, LAYER_COLUMNS, layers),
+            "evals": self._table("evals", outcomes, of_evals, ("value",), values),
+            "examples": self._table("examples", outcomes, of_examples, ("value",), examples),
         }
 
     def _outcome(self, index: int, state: State) -> Outcome:
@@ -160,15 +155,26 @@ class Recorder:
     def _runs_row(
         self, index: int, outcome: Outcome, seconds: float, environment: Mapping[str, str]
     ) -> dict[str, object]:
-        """Row of a member in the table `runs`."""
+        """Row of a member in the table `runs`.
+
+        `best_step` is that of the best finite value of the task's metric (`records.PRIMARY`) on
+        validation. For the metric that a sweep declares, `statistics` finds the best step.
+        """
         run, count = self._pack.runs[index], self._members.recorded_count
         parameters = self._members.parameters.values()
+        metric = records.PRIMARY[run.row.task]
+        scores = [
+            (-records.sign(metric) * float(values["validation", metric][index]), step)
+            for step, values in self._evals
+            if ("validation", metric) in values and outcome.includes(step)
+        ]
+        finite = [(score, step) for score, step in scores if np.isfinite(score)]
         return {
             **_run_facts(self._pack, run),
             "status": outcome.status,
             "reason": outcome.reason,
             "stop_step": outcome.stop_step,
-            "best_step": self._best_step(index, outcome),
+            "best_step": min(finite)[1] if finite else 0,
             **self._members.fingerprints[run.seed],
             **self._members.data_columns[run.seed],
             "parameters": sum(of_all[index].numel() for of_all in parameters),
@@ -182,38 +188,18 @@ class Recorder:
             "train_seconds": seconds / count,
         }
 
-    def _best_step(self, place: int, outcome: Outcome) -> int:
-        """Step of the evaluation with the best primary metric on validation; 0 if none is finite.
-
-        The metric is that of the task in `records.PRIMARY`. For the metric that a sweep declares,
-        `statistics` finds the best step in the table `evals`.
-        """
-        metric = records.PRIMARY[self._members.runs[place].row.task]
-        sign = -records.sign(metric)
-        scores = [
-            (sign * float(values["validation", metric][place]), step)
-            for step, values in self._evals
-            if ("validation", metric) in values and outcome.includes(step)
-        ]
-        finite = [(score, step) for score, step in scores if np.isfinite(score)]
-        return min(finite)[1] if finite else 0
-
     def _table(
         self,
         table: str,
         outcomes: Sequence[Outcome],
-        places: Mapping[str, Sequence[Any]],
+        places: Mapping[str, Sequence[int | str]],
         names: Sequence[str],
         values: Tensor,
     ) -> pa.Table:
-        """Table of all recorded rows, run by run; rows of `evals` with NaN are left out.
+        """Table of all recorded rows, run by run, without rows after a member's stop.
 
-        Args:
-            table: Name of the table.
-            outcomes: Outcomes of the recorded members; rows after a member's stop are left out.
-            places: Step, and layer, split, metric or example of each row, by column.
-            names: Names of the columns with values.
-            values: Values, [rows, columns, K].
+        Rows of `evals` with NaN are left out. `places` has the step, and the layer, split, metric
+        or example, of each row by column; `values` [rows, columns, K] belong to columns `names`.
         """
         count, steps = len(outcomes), np.asarray(places["step"])
         cells = dict(zip(names, values[..., :count].permute(1, 2, 0).cpu().numpy(), strict=True))
@@ -251,7 +237,7 @@ def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
     return {"runs": records.table_from("runs", runs), **empty}
 
 
-def _run_facts(pack: Pack, run: Run) -> dict[str, Any]:
+def _run_facts(pack: Pack, run: Run) -> dict[str, object]:
     """Columns of `runs` that are known before a run trains."""
     return {
         **_keys(pack, run),
@@ -262,7 +248,7 @@ def _run_facts(pack: Pack, run: Run) -> dict[str, Any]:
     }
 
 
-def _keys(pack: Pack, run: Run) -> dict[str, Any]:
+def _keys(pack: Pack, run: Run) -> dict[str, object]:
     """Columns of a run with which every table begins."""
     return {
         "run_id": run.run_id,

@@ -32,11 +32,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Set the precision of products and deterministic kernels; restore the settings afterwards.
 
     By default torch lets convolutions round to TF32, which has 10 bits of mantissa. This rounding
-    changes the results of steep losses such as the fourth power.
-
-    Args:
-        device: Device on which the pack trains; on the CPU no setting is changed.
-        precision: One of `lossbench.question.PRECISIONS`.
+    changes the results of steep losses such as the fourth power. On the CPU no setting is changed.
     """
     if device.type != "cuda":
         yield

@@ -35,7 +35,7 @@ class State:
     clock: Tensor
 
     @property
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, object]:
         """Attributes of the state by name, as tensors and plain dictionaries of tensors."""
         return {**vars(self), "parameters": dict(self.parameters)}
 
@@ -78,7 +78,7 @@ Snapshot = Callable[[], Saved]
 """Function that takes a snapshot, whose one part has the measurements since the last snapshot."""
 
 
-def encoded(values: Any) -> bytes:
+def encoded(values: object) -> bytes:
     """Tensors and plain types as bytes."""
     content = io.BytesIO()
     # to memory first, because a full disk would be left with half a file

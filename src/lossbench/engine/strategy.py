@@ -34,12 +34,9 @@ class Strategy(ABC):
 
     @abstractmethod
     def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Slices of adjacent members that are best updated together.
+        """Slices of `count` adjacent members that are best updated together, on batches of `rows`.
 
-        Args:
-            count: Number of members.
-            rows: Examples of a batch, B.
-            like: A tensor with the device and type of the members.
+        `like` has the device and type of the members.
         """
 
     @abstractmethod
@@ -48,12 +45,9 @@ class Strategy(ABC):
 
     @abstractmethod
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs [K, N, W], twice differentiable by autograd if gradients are enabled.
+        """Outputs [K, N, W] of inputs [K, N, ...], twice differentiable if gradients are enabled.
 
-        Args:
-            parameters: Parameters by name, [K, ...].
-            buffers: Buffers by name, [K, ...]; in training mode they may change in place.
-            inputs: Inputs of the same members, [K, N, ...].
+        In training mode the buffers may change in place.
         """
 
     @abstractmethod
@@ -62,14 +56,9 @@ class Strategy(ABC):
     ) -> tuple[Tensor, GradientOf]:
         """Outputs [K, B, W] of a batch, and a function from output gradients to gradients.
 
-        Only this function takes the mean over the batch.
-
-        Args:
-            parameters: Parameters by name, [K, ...], in the layout of `arranged`.
-            buffers: Buffers by name, [K, ...]; in training mode they may change in place.
-            batch: Batch of the same members.
-            memory: Memory for outputs and gradients. Each gradient overwrites the gradient before;
-                to keep the values, give other memory to the next call.
+        Only this function takes the mean over the batch. In training mode the buffers may change in
+        place. Each gradient overwrites the gradient before in `memory`; to keep the values, give
+        other memory to the next call.
         """
 
 

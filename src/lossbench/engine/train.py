@@ -67,10 +67,7 @@ def train(
 
 
 class _Training:
-    """A pack in training, with members, state and records.
-
-    Args: as for `train`.
-    """
+    """A pack in training, with members, state and records."""
 
     def __init__(self, pack: Pack, splits_by_seed: Mapping[int, Splits], machine: Machine) -> None:
         self._start, self._device = time.monotonic(), machine.device
@@ -89,7 +86,7 @@ class _Training:
         while step < run.steps:
             if step % run.eval_every == 0:
                 self._record(step, evaluate(self._members, forward, state))
-            instruments, count = self._instruments.due(step), 1
+            instruments, stop = self._instruments.due(step), step + 1
             if instruments:
                 update = self._updates.with_tensors(state)
                 if step % run.log_every == 0:
@@ -99,21 +96,18 @@ class _Training:
             elif step % run.log_every == 0:
                 recorder.steps(step, self._advance.logged(state))
             else:
-                most = min(self._advance.max_updates, run.steps - step)
-                while count < most and not self._is_observed(step + count):
-                    count += 1
-                self._advance.advance(state, count)
-            step += count
+                # As far as the next step at which any value is logged, measured or evaluated.
+                last = min(step + self._advance.max_updates, run.steps)
+                while stop < last and stop % run.log_every and stop % run.eval_every:
+                    if self._instruments.due(stop):
+                        break
+                    stop += 1
+                self._advance.advance(state, stop - step)
+            step = stop
             if step < run.steps:
                 flush(step, self.snapshot)
         self._record(run.steps, evaluate_trained(self._members, forward, state))
         assert int(state.clock) == run.steps  # also waits until the device has finished
-
-    def _is_observed(self, step: int) -> bool:
-        """Whether any value is logged, measured or evaluated at a step."""
-        run = self._members.runs[0]
-        is_regular = step % run.log_every == 0 or step % run.eval_every == 0
-        return is_regular or bool(self._instruments.due(step))
 
     def _record(self, step: int, evaluation: Evaluation) -> None:
         """Record all metrics, and freeze members whose outputs are not finite."""
@@ -146,11 +140,7 @@ class _Training:
         self._recorder.restore(content["failures"], parts)
 
     def tables(self, environment: Mapping[str, str]) -> dict[str, pa.Table]:
-        """Make the five tables of the pack.
-
-        Args:
-            environment: Further fields for the column `environment`.
-        """
+        """Make the five tables of the pack."""
         names = " ".join(name for name in (self._strategy.name, self._advance.name) if name)
         seconds = time.monotonic() - self._start
         environment = {**environment, "strategy": names}

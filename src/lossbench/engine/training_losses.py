@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Group:
     start: int
     stop: int
     row: Loss
-    params: Mapping[str, Any]
+    params: Mapping[str, object]
     name: str
 
     @property
@@ -56,11 +56,6 @@ class Group:
     def count(self) -> int:
         """Number of members."""
         return self.stop - self.start
-
-    @property
-    def singles(self) -> list[Group]:
-        """Groups of one member each, for all members of the group."""
-        return [replace(self, start=at, stop=at + 1) for at in range(self.start, self.stop)]
 
 
 def groups_of(members: Members, span: slice = EVERYONE) -> list[Group]:
@@ -80,13 +75,9 @@ def together(
     compute: Callable[[list[Group]], Result],
     fail: Callable[[Group, BaseException], Result],
 ) -> Iterator[tuple[list[Group], Result]]:
-    """Call a function with all groups together; if it raises, with each group, then each member.
+    """Call `compute` with all groups together; if it raises, with each group, then each member.
 
-    Args:
-        groups: Groups in order of position.
-        compute: Function from groups to a result.
-        fail: Function from a group of one member, for which `compute` raised, and the exception to
-            a substitute result.
+    `fail` gives a substitute result for a group of one member for which `compute` raised.
 
     Yields:
         Groups and the result of the groups, in order.
@@ -97,29 +88,23 @@ def together(
         try:
             result = compute(current)
         except Exception as error:
-            smaller = current if len(current) > 1 else current[0].singles
+            first, smaller = current[0], current
+            if len(current) == 1:
+                places = range(first.start, first.stop)
+                smaller = [replace(first, start=place, stop=place + 1) for place in places]
             if len(smaller) > 1:
                 pending[:0] = [[group] for group in smaller]
                 continue
-            result = fail(current[0], error)
+            result = fail(first, error)
         yield current, result
 
 
 def _values(
     members: Members, group: Group, output: Tensor, target: Tensor, clock: Tensor | None
 ) -> Tensor:
-    """Losses [k + guards, N] of a group with guards.
+    """Losses [k + guards, N] of a group, whose outputs and targets have guards.
 
-    Args:
-        members: The pack.
-        group: Adjacent members of the pack.
-        output: Outputs with guards, [k + guards, N, W].
-        target: Targets with guards, [k + guards, N, C].
-        clock: Step of the batch, [1]; None for examples that are not a batch.
-
-    Raises:
-        TypeError: The loss returned no tensor, or a tensor of another type than the output.
-        ValueError: The loss returned a shape other than [k + guards, N].
+    `clock` is the step of the batch, [1]; None for examples that are not a batch.
     """
     context = None
     if group.row.needs_context:
@@ -147,14 +132,18 @@ def _values(
     return values
 
 
-class TrainingLosses:
-    """Computes losses and output gradients of adjacent members at each update.
+def _unguarded(
+    members: Members, group: Group, output: Tensor, target: Tensor, clock: Tensor | None
+) -> Tensor:
+    """Losses [k, N] of a group, see `_values`, from outputs and targets of all members."""
+    leaf, aim = guarded(output, group.span), guarded(target, group.span)
+    return _values(members, group, leaf, aim, clock)[: group.count]
 
-    Args:
-        members: The pack.
-        span: Slice of the adjacent members.
-        report: Function that is called once for a member whose loss raised, with the position of
-            the member and the reason.
+
+class TrainingLosses:
+    """Computes losses and output gradients of a span of members at each update.
+
+    `report` is called once for a member whose loss raised, with its position and the reason.
     """
 
     def __init__(self, members: Members, span: slice, report: Callable[[int, str], None]) -> None:
@@ -163,13 +152,7 @@ class TrainingLosses:
         self._groups = groups_of(members, span)
 
     def __call__(self, output: Tensor, target: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for failed members.
-
-        Args:
-            output: [k, B, W].
-            target: [k, B, C].
-            clock: Number of updates done, [1].
-        """
+        """Compute loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for failed members."""
         loss = output.new_full(output.shape[:-1], torch.nan)
         output_gradient = torch.zeros_like(output)
 
@@ -216,40 +199,22 @@ class TrainingLosses:
 
 
 def mean_loss(members: Members, output: Tensor, target: Tensor, clock: Tensor) -> Tensor:
-    """Mean of each member's own loss over the batch of a step: [K], differentiable.
-
-    Args:
-        members: The pack.
-        output: [K, B, W].
-        target: [K, B, C].
-        clock: The step, [1].
-    """
-    values = []
-    for group in groups_of(members):
-        leaf, aim = guarded(output, group.span), guarded(target, group.span)
-        values.append(_values(members, group, leaf, aim, clock)[: group.count])
+    """Mean of each member's own loss over the batch of a step [1]: [K], differentiable."""
+    values = [_unguarded(members, group, output, target, clock) for group in groups_of(members)]
     return torch.cat(values).contiguous().mean(-1)
 
 
 def evaluated_losses(
     members: Members, output: Tensor, target: Tensor, row: Loss | None = None
 ) -> Tensor:
-    """Mean loss of every member over examples that are not a batch: [K].
+    """Mean loss [K] of every member over examples that are not a batch; NaN if the loss raises.
 
-    Args:
-        members: The pack.
-        output: [K, N, W].
-        target: [K, N, C].
-        row: Loss to compute, at default parameters; None for each member's own loss and parameters.
-
-    Returns:
-        [K]; NaN for each member for which the loss raises an error.
+    The loss is that of `row` at default parameters; if None, each member's own loss.
     """
 
     def compute(groups: list[Group]) -> Tensor:
         (group,) = groups
-        leaf, aim = guarded(output, group.span), guarded(target, group.span)
-        return _values(members, group, leaf, aim, None)[: group.count].contiguous().mean(-1)
+        return _unguarded(members, group, output, target, None).contiguous().mean(-1)
 
     def fail(group: Group, error: BaseException) -> Tensor:
         return output.new_full((1,), torch.nan)

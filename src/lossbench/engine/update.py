@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,11 +57,7 @@ class Update:
 class Updates(Advance):
     """Updates of a pack's members, made one by one, which change a state in place.
 
-    Args:
-        members: The pack.
-        strategy: Strategy to compute outputs and gradients.
-        report: Function that is called with the position of a member whose loss raised, and the
-            reason.
+    `report` is called with the position of a member whose loss raised, and the reason.
 
     Attributes:
         factors: Factors of the schedule on the learning rate, one per step, [steps].
@@ -148,18 +143,17 @@ class Updates(Advance):
             torch.stack([torch.stack(row) for row in rows]),
         )
 
-    def _new_memory(self) -> list[Any]:
+    def _new_memory(self) -> list[object]:
         rows = self._members.batches.size
         return [self._strategy.memory(self._of(self._before, span), rows) for span in self.spans]
 
-    def _update(self, state: State, memory: Sequence[Any], before: Named | None = None) -> Update:
-        """Make one update of a state in place.
+    def _update(
+        self, state: State, memory: Sequence[object], before: Named | None = None
+    ) -> Update:
+        """Make one update of a state in place, with the memory of each span.
 
-        Args:
-            state: State of all members.
-            memory: Memory of each span, see `Strategy.memory`.
-            before: Copy of the state's parameters; None if no values of the update are recorded,
-                and then gradients are not kept.
+        `before` is a copy of the state's parameters; None if no values of the update are recorded,
+        and then gradients are not kept.
         """
         hyper = scheduled(self._members.hyper, self.factors.index_select(0, state.clock))
         buffers = {name: value.clone() for name, value in state.buffers.items()}
@@ -167,7 +161,15 @@ class Updates(Advance):
         for span, losses, memory_of_span in zip(self.spans, self._losses, memory, strict=True):
             update = self._update_span(state, span, losses, memory_of_span, hyper)
             updates.append(replace(update, gradient={}) if before is None else update)
-        update = _concatenated(updates)
+        update = updates[0]
+        if len(updates) > 1:
+            names = ("target", "output", "loss", "output_gradient", "signal")
+            tensors = {name: torch.cat([getattr(each, name) for each in updates]) for name in names}
+            gradient = {
+                name: torch.cat([each.gradient[name] for each in updates])
+                for name in update.gradient
+            }
+            update = replace(update, **tensors, gradient=gradient)
         state.freeze(update.loss.isfinite().all(-1))
         torch.where(state.alive, state.clock + 1, state.stop_step, out=state.stop_step)
         for name, value in buffers.items():
@@ -176,7 +178,12 @@ class Updates(Advance):
         return replace(update, parameters=before or {}, buffers=buffers)
 
     def _update_span(
-        self, state: State, span: slice, losses: TrainingLosses, memory: Any, hyper: Hyperparameters
+        self,
+        state: State,
+        span: slice,
+        losses: TrainingLosses,
+        memory: object,
+        hyper: Hyperparameters,
     ) -> Update:
         """Update adjacent members: compute outputs, losses and gradients, then new parameters."""
         parameters, buffers = self._of(state.parameters, span), self._of(state.buffers, span)
@@ -218,20 +225,6 @@ class Updates(Advance):
     def _of(self, tensors: Named, span: slice) -> Named:
         """Rows of `span`; the unchanged tensors if there is one span with all members."""
         return tensors if len(self.spans) == 1 else _slice(tensors, span)
-
-
-def _concatenated(updates: Sequence[Update]) -> Update:
-    """Concatenate the updates of the spans to one update of all members."""
-    if len(updates) == 1:
-        return updates[0]
-    names = ("target", "output", "loss", "output_gradient", "signal")
-    gradients = [update.gradient for update in updates]
-    return Update(
-        **{name: torch.cat([getattr(update, name) for update in updates]) for name in names},
-        gradient={name: torch.cat([each[name] for each in gradients]) for name in gradients[0]},
-        parameters={},
-        buffers={},
-    )
 
 
 def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:

@@ -38,13 +38,11 @@ FIELDS = {
 """Fields of each verdict, with descriptions; numbers that do not exist are null."""
 
 
-def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
+def rows(comparison: statistics.Comparison) -> list[dict[str, object]]:
     """Verdicts of a comparison, with `FIELDS`."""
-    complete = [
-        verdict | {"sentence": words.sentence(verdict)}
-        for verdict in words.verdicts_of(comparison).to_dict("records")
-    ]
-    return [{name: store.plain(row[name]) for name in FIELDS} for row in complete]
+    verdicts = words.verdicts_of(comparison)
+    complete = verdicts.assign(sentence=[*map(words.sentence, verdicts.to_dict("records"))])
+    return [store.plain(row) for row in complete[[*FIELDS]].to_dict("records")]
 
 
 def verdicts(judged: statistics.Verdicts) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import io
 import itertools
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -27,7 +26,7 @@ def write(export: Export, into: str) -> str:
     """Write a folder of events per run, and a file with the verdicts and the table of HParams."""
     folder = marked_folder(export, into, "tensorboard")
 
-    def write_events(place: Path, time: float, summaries: list[tuple[int, Any]]) -> Path:
+    def write_events(place: Path, time: float, summaries: list[tuple[int, Summary]]) -> Path:
         buffer = io.BytesIO()
         writer = RecordWriter(buffer)
         writer.write(Event(wall_time=time, file_version="brain.Event:2").SerializeToString())

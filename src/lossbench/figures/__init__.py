@@ -6,7 +6,6 @@ shows the family of a loss (or, up to eight losses, the loss); line style and ma
 the losses of a family.
 """
 
-from lossbench.figures.axes import power_of_ten
 from lossbench.figures.layout import ONE_COLUMN, TWO_COLUMNS, label, page, stamp, strips
 from lossbench.figures.lines import (
     error_signal,
@@ -17,23 +16,7 @@ from lossbench.figures.lines import (
     noise_curve,
     time_to_target,
 )
-from lossbench.figures.outcomes import (
-    decomposition,
-    families,
-    forest,
-    side_by_side,
-    verdict_map,
-)
+from lossbench.figures.outcomes import decomposition, families, forest, side_by_side, verdict_map
 from lossbench.figures.quality import calibration, cross_loss
 from lossbench.figures.shapes import error_weight, loss_shapes
-from lossbench.figures.styles import (
-    BLUE,
-    COLORS,
-    GREEN,
-    INK,
-    NIGHT,
-    OTHER,
-    VERMILION,
-    loss_styles,
-    style,
-)
+from lossbench.figures.styles import BLUE, COLORS, NIGHT, OTHER, loss_styles, style

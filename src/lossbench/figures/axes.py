@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lossbench import records
@@ -29,8 +29,8 @@ def loss_panels(
     order = sorted(styles, key=lambda loss: (loss != reference, [*styles].index(loss)))
     curves = {loss: estimates.loc[estimates.loss == loss, [x, "value"]] for loss in order}
     for ax, loss in zip(axes, order, strict=True):
-        for other in order:
-            if other == loss or not with_others:
+        for other in order if with_others else ():
+            if other == loss:
                 continue
             rows, look = curves[other], {"color": FAINT, "zorder": 1.8}
             if other == reference:
@@ -59,10 +59,9 @@ def mark_lost_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
 
 def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:
     """Set a logarithmic scale with room for step 0, if the steps span more than a decade."""
-    positive = steps[steps > 0]
-    if positive.empty or positive.max() <= 10 * positive.min():
+    first, last = steps[steps > 0].min(), steps.max()
+    if not last > 10 * first:
         return
-    first, last = positive.min(), positive.max()
     decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.ceil(np.log10(last)))
     inner = [d for d in decades if 2 * first <= d <= last / 2.5]
     ticks = [*([0] if (steps == 0).any() else []), first, *inner, last]
@@ -101,7 +100,7 @@ def scale_logs(ax: Axes, values: pd.Series) -> None:
         mark_decades(ax.yaxis, values.min(), values.max())
 
 
-def mark_decades(axis: Any, low: float, high: float, most: int = 6) -> None:
+def mark_decades(axis: Axis, low: float, high: float, most: int = 6) -> None:
     """Set logarithmic ticks with labels that are not formulas; 2 and 5 if there are few decades."""
     subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=most))

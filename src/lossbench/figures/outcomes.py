@@ -63,7 +63,12 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         shade, opacity, sign = SHADES.get(row.verdict, (PAPER, 1.0, "–"))
         x, y = places.index(row.context), losses.index(row.loss)
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
-        number = _to_margin(row.difference, row.margin) if np.isfinite(row.difference) else ""
+        number = ""
+        if np.isfinite(row.difference):
+            digits = ".2g"
+            if abs(row.difference) < row.margin:  # two digits after the first of the margin
+                digits = f".{2 - math.floor(math.log10(row.margin))}f"
+            number = f"{row.difference:+{digits}}".replace("-", "−")
         number = DIVERGED.get(row.verdict, number)
         text = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
         size = 6.5 if is_roomy else 5
@@ -116,14 +121,14 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     `estimates` are from `statistics.paired` for one context and condition.
     """
     first = estimates.iloc[0]
-    sign = records.sign(first.metric)
-    order = (sign * estimates.difference).sort_values(na_position="first").index
+    order = records.sign(first.metric) * estimates.difference
+    order = order.sort_values(na_position="first").index
     rows, styles = estimates.loc[order].reset_index(drop=True), loss_styles(estimates)
     low, high = forest_window(rows)
     ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
+    every_late = bool(rows.exploratory.all())
     for y, row in enumerate(rows.itertuples()):
-        every_late = bool(rows.exploratory.all())
         _draw_forest_row(ax, y, row, styles[row.loss], low, high, every_late=every_late)
     ax.set_xlim(low, high)
     label_rows(ax, [*rows.loss])
@@ -136,13 +141,6 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
     return ax
-
-
-def _to_margin(value: float, margin: float) -> str:
-    """Difference with two digits; below the margin, with two digits after the margin's first."""
-    if abs(value) >= margin or margin <= 0:
-        return f"{value:+.2g}".replace("-", "−")
-    return f"{value:+.{2 - math.floor(math.log10(margin))}f}".replace("-", "−")
 
 
 def side_by_side(
@@ -159,8 +157,8 @@ def side_by_side(
     """
     first, styles = estimates.iloc[0], loss_styles(estimates)
     settings = [*dict.fromkeys(estimates[by])]
-    sign = records.sign(first.metric)
-    order = [*(sign * estimates.groupby("loss").difference.max()).sort_values().index]
+    largest = records.sign(first.metric) * estimates.groupby("loss").difference.max()
+    order = [*largest.sort_values().index]
     low, high = forest_window(estimates.reset_index(drop=True))
     ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
@@ -250,8 +248,8 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
     label_rows(ax, order)
     ax.set_xlabel(_difference(first))
     _name_markers(ax, [PARTS[part] for part in parts], ncols=2)
-    left_out, lost = int(estimates.left_out.max()), ""
-    if left_out:
+    lost = ""
+    if left_out := int(estimates.left_out.max()):
         lost = f" Up to {left_out} seeds left out, in which a run did not survive."
     frame(
         ax.figure,
@@ -270,12 +268,11 @@ def _difference(first: Any) -> str:
 
 def families(rows: pd.DataFrame) -> str:
     """Number of comparisons with simultaneous intervals, declared and exploratory, as text."""
-    parts = []
-    for is_late, kind in ((False, "declared"), (True, "exploratory")):
-        alike = rows[rows.exploratory.astype(bool) == is_late]
-        if len(alike):
-            parts.append(f"{alike.comparisons.max()} {kind} comparisons")
-    return ", ".join(parts)
+    most = rows.comparisons.groupby(rows.exploratory.astype(bool)).max()  # declared ones first
+    return ", ".join(
+        f"{count} {'exploratory' if is_late else 'declared'} comparisons"
+        for is_late, count in most.items()
+    )
 
 
 def _draw_forest_row(

@@ -164,12 +164,7 @@ def _files(module: str) -> dict[str, str]:
 
 
 def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Iterate over modules that a file may import, and their parent packages, as tuples of names.
-
-    Args:
-        tree: Syntax tree of the file; imports within functions are included.
-        package: Names of the package that holds the file.
-    """
+    """Modules that a file of a package may import, also in functions, and their parent packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [tuple(alias.name.split(".")) for alias in node.names]

@@ -26,14 +26,15 @@ from lossbench.store import sha256
 NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"}
 NOT_OF_A_CLASS |= {"__static_attributes__", "__annotations__", "__annotate_func__"}
 
+EMPTY = types.CellType()
+"""Cell of a variable without a value; it equals only cells that are empty too."""
+
 
 def content(value: Any, files: Callable[[str], str | None]) -> str:
     """Hex sha256 of a function, class or any other object.
 
-    Args:
-        value: The object.
-        files: Function from a module's name to the code of its files; None for a script or
-            notebook, whose objects are hashed; empty for installed modules, whose names are hashed.
+    `files` maps a module's name to the code of its files: None for a script or notebook, whose
+    objects are hashed; empty for installed modules, whose names are hashed.
     """
     return sha256(repr(_Walk(files).parts(value)).encode())
 
@@ -120,20 +121,12 @@ class _Walk:
             }
             return [*name, self.parts(value.__bases__), self.parts(dict(sorted(members.items())))]
         named = sorted(_names(value.__code__) & value.__globals__.keys())
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != EMPTY]
         return [
             _steps(value.__code__),
             self.parts((value.__defaults__, value.__kwdefaults__, cells, vars(value))),
             self.parts({one: value.__globals__[one] for one in named}),
         ]
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from lossbench.losses.links import PLACED
 from lossbench.losses.spec import NO_PARAMS, Loss
@@ -15,7 +13,7 @@ POINTS = 241
 LARGEST_ERROR = 3.0
 
 
-def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[float]]:
+def curve(loss: Loss, params: Mapping[str, object] = NO_PARAMS) -> dict[str, list[float]]:
     """Value, derivatives and weight of a loss at points along its argument.
 
     For regression the argument is the error. If `is_of_error`, predictions go from -3 to 3 at
@@ -27,7 +25,15 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
         Columns argument, value, first and second (derivatives with respect to the output, of the
         true class in classification), weight = |output gradient| / |error| (NaN at zero error).
     """
-    place, target = _points(loss)
+    target = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(POINTS, 2)
+    p = torch.linspace(0.001, 0.999, POINTS, dtype=torch.float64)
+    if loss.task == "regression":
+        place = torch.linspace(-LARGEST_ERROR, LARGEST_ERROR, POINTS, dtype=torch.float64)[:, None]
+        target = torch.full_like(place, 0.0 if is_of_error(loss) else 1.0)
+    elif loss.inverse_link == "identity":
+        place = torch.stack([p, 1 - p], -1)
+    else:
+        place = torch.stack([p.logit(), torch.zeros_like(p)], -1)
     place = place.requires_grad_()
     output = loss.placed(place, params)
     value = loss.values(output, target, params)
@@ -54,16 +60,3 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
 def is_of_error(loss: Loss) -> bool:
     """Whether the curve of a regression loss is drawn along the error at a target of 0."""
     return loss.inverse_link in ("identity", *PLACED)
-
-
-def _points(loss: Loss) -> tuple[Tensor, Tensor]:
-    """Outputs and targets, [POINTS, C] each; predictions if each target has several outputs."""
-    if loss.task == "regression":
-        place = torch.linspace(-LARGEST_ERROR, LARGEST_ERROR, POINTS, dtype=torch.float64)
-        target = 0.0 if is_of_error(loss) else 1.0
-        return place[:, None], torch.full((POINTS, 1), target, dtype=torch.float64)
-    p = torch.linspace(0.001, 0.999, POINTS, dtype=torch.float64)
-    target = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(POINTS, 2)
-    if loss.inverse_link == "identity":
-        return torch.stack([p, 1 - p], -1), target
-    return torch.stack([p.logit(), torch.zeros_like(p)], -1), target

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Relation:
 
     loss: str
     other: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    other_params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, float] = field(default_factory=dict)
+    other_params: Mapping[str, float] = field(default_factory=dict)
     factor: float = 1.0
     on: str = "every target"
     limit: str = ""
@@ -56,7 +55,7 @@ def related(loss: str) -> list[Relation]:
     return [relation for relation in RELATIONS if loss in (relation.loss, relation.other)]
 
 
-def _named(loss: str, params: Mapping[str, Any]) -> str:
+def _named(loss: str, params: Mapping[str, float]) -> str:
     given = ", ".join(f"{name}={value:g}" for name, value in params.items())
     return f"{loss}({given})" if given else loss
 

@@ -21,7 +21,7 @@ DOMAINS = ("real", "nonnegative")
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
-NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
+NO_PARAMS: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Loss:
         """Parameters that a configuration may set, with their default values."""
         return {name: value for name, value in _keywords(self.fn).items() if name != "context"}
 
-    def is_default(self, params: Mapping[str, Any]) -> bool:
+    def is_default(self, params: Mapping[str, object]) -> bool:
         """Whether all given parameters are equal to the defaults."""
         return {**self.defaults, **params} == self.defaults
 
@@ -148,7 +148,7 @@ class Loss:
         """Whether the function asks for a `Context` that is not yet set."""
         return _keywords(self.fn).get("context") is inspect.Parameter.empty
 
-    def at(self, **params: Any) -> Loss:
+    def at(self, **params: object) -> Loss:
         """Variant of the row with other defaults, which can be measured like any loss."""
         if unknown := params.keys() - self.defaults.keys():
             raise ValueError(
@@ -164,7 +164,7 @@ class Loss:
         self,
         output: Tensor,
         target: Tensor,
-        params: Mapping[str, Any] = NO_PARAMS,
+        params: Mapping[str, object] = NO_PARAMS,
         context: Context | None = None,
     ) -> Tensor:
         """Loss per example, [...].
@@ -181,18 +181,18 @@ class Loss:
             context = Context.long_tailed(target.shape[-1], like=target)
         return self.fn(output, target, context=context, **params)
 
-    def predict(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
+    def predict(self, output: Tensor, params: Mapping[str, object] = NO_PARAMS) -> Tensor:
         """Prediction [..., C] for an output [..., W], through the loss's inverse link."""
         return INVERSE_LINKS[self.inverse_link](output, **dict(self.link(params)[1:]))
 
-    def placed(self, prediction: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
+    def placed(self, prediction: Tensor, params: Mapping[str, object] = NO_PARAMS) -> Tensor:
         """Outputs [..., W] for a prediction [..., C]; the prediction itself if W = C."""
         if self.inverse_link not in PLACED:
             return prediction
         place = PLACED[self.inverse_link]
         return place(prediction, **dict(self._shared(place, params)))
 
-    def predicted(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Predicted:
+    def predicted(self, output: Tensor, params: Mapping[str, object] = NO_PARAMS) -> Predicted:
         """Distribution of each target for an output [..., W], at the loss's parameters.
 
         Raises:
@@ -201,7 +201,7 @@ class Loss:
         function = DISTRIBUTIONS[self.distribution]
         return function(output, **dict(self._shared(function, params)))
 
-    def link(self, params: Mapping[str, Any] = NO_PARAMS) -> tuple[Any, ...]:
+    def link(self, params: Mapping[str, object] = NO_PARAMS) -> tuple[Any, ...]:
         """Name of the inverse link, then (name, value) pairs of the parameters that the link takes.
 
         Losses whose links are equal can be evaluated on each other's models.
@@ -209,14 +209,14 @@ class Loss:
         return (self.inverse_link, *self._shared(INVERSE_LINKS[self.inverse_link], params))
 
     def _shared(
-        self, function: Callable[..., Any], params: Mapping[str, Any]
-    ) -> list[tuple[str, Any]]:
+        self, function: Callable[..., Any], params: Mapping[str, object]
+    ) -> list[tuple[str, object]]:
         """Parameters of the loss that `function` takes, as (name, value) pairs."""
         given = {**self.defaults, **params, "outputs_per_target": self.outputs_per_target}
         return [(name, given[name]) for name in _keywords(function)]
 
 
-def _preset(function: Callable[..., Tensor], **keywords: Any) -> Callable[..., Tensor]:
+def _preset(function: Callable[..., Tensor], **keywords: object) -> Callable[..., Tensor]:
     variant = functools.partial(function, **keywords)
     # Not __wrapped__, because the signature must show the new defaults.
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):

@@ -1,9 +1,9 @@
 """Metrics of trained models, for K members at once.
 
-Units and directions are declared in `records.METRICS`. Functions take tensors [K, N, C] and return
-metrics [K] unless the docstring says otherwise. Reductions go over the last, contiguous dimension,
-so that a member's value does not depend on K; counts are whole numbers, so their sums are exact in
-any order.
+Units and directions are declared in `records.METRICS`. Functions take tensors [K, N, C], and labels
+(integer classes) [K, N], and return metrics [K], unless the docstring says otherwise. Reductions go
+over the last, contiguous dimension, so that a member's value does not depend on K; counts are whole
+numbers, so their sums are exact in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.distributions import Piecewise, Predicted, StudentT
+from lossbench.losses.distributions import Predicted, StudentT
 from lossbench.losses.links import sparsemax
 from lossbench.losses.softmax import largest
 
@@ -33,12 +33,7 @@ def mean_over_examples(values: Tensor) -> Tensor:
 
 
 def regression(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Regression metrics by name.
-
-    Args:
-        prediction: [K, N, C], in standard deviations of the training target.
-        target: Same shape.
-    """
+    """Regression metrics by name, of values in standard deviations of the training target."""
     error = (prediction - target).flatten(-2)
     mse = error.square().mean(-1)
     flat = target.flatten(-2)
@@ -52,11 +47,7 @@ def regression(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def classification(
-    prediction: Tensor,
-    target: Tensor,
-    *,
-    recalibrated: Tensor,
-    is_probability: Tensor,
+    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
 ) -> dict[str, Tensor]:
     """Classification metrics by name; NaN if a metric is not defined for a member.
 
@@ -94,12 +85,9 @@ def ranked_classification(
 ) -> dict[str, Tensor]:
     """Classification metrics, by name, that sort or bin examples; computed at the last step only.
 
-    Args:
-        prediction: [K, N, C], values of the inverse link.
-        target: One-hot labels, [K, N, C].
-        recalibrated: Log-probabilities after `recalibrate`, [K, N, C], which rank examples,
-            because logarithms distinguish probabilities that round to 1 or 0.
-        is_probability: [K], whether the member's inverse link gives probabilities.
+    Log-probabilities rank examples, because they distinguish probabilities that round to 1 or 0.
+
+    Args: as for `classification`.
     """
     on_simplex, label = projected(prediction, is_probability), largest(target)[1]
     reliability, resolution, uncertainty = brier_terms(on_simplex, label)
@@ -150,10 +138,7 @@ def multilabel(prediction: Tensor, target: Tensor, *, recalibrated: Tensor) -> d
 def label_hits(recalibrated: Tensor, target: Tensor) -> Tensor:
     """Hits [K, N, C]: 1 if the prediction says rightly whether a label holds, else 0.
 
-    Args:
-        recalibrated: Log-probabilities that a label does not hold and that the label holds,
-            [K, N, C, 2].
-        target: 1 for each label that holds, else 0: [K, N, C].
+    Args: as for `multilabel`.
     """
     missing, holds = recalibrated.unbind(-1)
     return ((holds > missing) == (target > 0.5)).to(recalibrated.dtype)
@@ -197,14 +182,8 @@ def label_targets(target: Tensor) -> Tensor:
 
 
 def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
-    """Share of examples whose largest prediction is at the label, [K].
-
-    Args:
-        prediction: [K, N, C].
-        target: One-hot labels, [K, N, C].
-    """
-    hit = largest(prediction)[1] == largest(target)[1]
-    return mean_over_examples(hit.to(prediction.dtype))
+    """Share of examples whose largest prediction is at the label, [K]."""
+    return mean_over_examples(contributions(prediction, target, task="classification"))
 
 
 def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
@@ -235,12 +214,7 @@ def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
 
 
 def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
-    """Project predictions [K, N, C] that are not probabilities onto the simplex.
-
-    Args:
-        prediction: [K, N, C].
-        is_probability: [K], whether the member's predictions are probabilities, left unchanged.
-    """
+    """Project predictions [K, N, C] onto the simplex, unless `is_probability` [K] is true."""
     if is_probability.all():
         return prediction
     if prediction.device.type != "cpu":  # with shapes that do not depend on other members
@@ -252,10 +226,7 @@ def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
 def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
     """Share of each class's examples that are hit, [K, C]; NaN if a class has no example.
 
-    Args:
-        hit: 1 where the chosen class is the label, else 0; [K, N].
-        label: Integer classes, [K, N].
-        classes: C.
+    `hit` [K, N] is 1 where the chosen class is the label [K, N], else 0.
     """
     # Sums of whole numbers are exact, so the order of the scatter does not matter.
     none = hit.new_zeros(len(hit), classes, dtype=torch.float64)
@@ -317,10 +288,6 @@ def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
     Examples with equal confidence, which may fall into two bins, each count with the mean accuracy
     of all of them.
 
-    Args:
-        probability: [K, N, C].
-        label: Integer classes, [K, N].
-
     Source:
         Nguyen and O'Connor 2015, EMNLP; Nixon et al. 2019, CVPR workshops.
     """
@@ -336,7 +303,7 @@ def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """Sort values [K, N], and return for each the mean of `counted` [K, N] over tied values."""
     ordered, order = value.sort(-1)
     first, behind = _tied(ordered, ordered)
-    so_far = torch.nn.functional.pad(counted.gather(-1, order).long().cumsum(-1), (1, 0))
+    so_far = functional.pad(counted.gather(-1, order).long().cumsum(-1), (1, 0))
     total = so_far.gather(-1, behind) - so_far.gather(-1, first)
     return ordered, total.double() / (behind - first)
 
@@ -385,46 +352,34 @@ def brier_terms(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
-    """Metrics of predicted distributions by name.
-
-    Args:
-        predicted: Predicted distribution of each target.
-        target: [K, N, C].
-    """
+    """Metrics of predicted distributions of targets [K, N, C] by name."""
+    target = target.double()
     if isinstance(predicted, StudentT):
-        scores, is_covered = _of_student_t(predicted, target.double())
+        z = (target - predicted.location) / predicted.scale
+        level, df = 0.5 + 0.5 * COVERED, predicted.df
+        stdtrit, ndtri = scipy.special.stdtrit, scipy.special.ndtri
+        edge = float(ndtri(level) if math.isinf(df) else stdtrit(df, level))
+        scores, is_covered = predicted.scale * standard_crps(z, df), z.abs() <= edge
     else:
-        scores, is_covered = _of_piecewise(predicted, target.double())
+        points, levels = torch.broadcast_tensors(
+            predicted.points.double(), predicted.levels.double()
+        )
+        scores, ends = piecewise_crps(points, levels, target), []
+        for level in (0.5 - 0.5 * COVERED, 0.5 + 0.5 * COVERED):
+            # The point at which the distribution function reaches the level.
+            place = ((levels <= level).sum(-1, keepdim=True) - 1).clamp(0, points.shape[-1] - 2)
+            start, end = (points.gather(-1, place + step) for step in (0, 1))
+            below, above = (levels.gather(-1, place + step) for step in (0, 1))
+            rise = torch.where(above > below, above - below, 1.0)
+            share = ((level - below) / rise).clamp(0.0, 1.0)
+            ends.append((start + share * (end - start)).squeeze(-1))
+        is_covered = (ends[0] <= target) & (target <= ends[1])
     share = is_covered.double().flatten(-2).mean(-1)
     return {
         "crps": scores.flatten(-2).mean(-1),
         "coverage_90": share,
         "coverage_error": (share - COVERED).abs(),
     }
-
-
-def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the crps, and whether a target is in the central interval: [K, N, C] each."""
-    z = (target - predicted.location) / predicted.scale
-    level, df = 0.5 + 0.5 * COVERED, predicted.df
-    edge = float(scipy.special.ndtri(level) if math.isinf(df) else scipy.special.stdtrit(df, level))
-    return predicted.scale * standard_crps(z, df), z.abs() <= edge
-
-
-def _of_piecewise(predicted: Piecewise, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the same two tensors for a distribution function that is linear between points."""
-    points, levels = torch.broadcast_tensors(predicted.points.double(), predicted.levels.double())
-    low, high = (_quantile(points, levels, 0.5 + side * 0.5 * COVERED) for side in (-1, 1))
-    return piecewise_crps(points, levels, target), (low <= target) & (target <= high)
-
-
-def _quantile(points: Tensor, levels: Tensor, level: float) -> Tensor:
-    """Points at which distribution functions reach a level, [K, N, C]; see `Piecewise`."""
-    place = ((levels <= level).sum(-1, keepdim=True) - 1).clamp(0, points.shape[-1] - 2)
-    start, end = (points.gather(-1, place + step) for step in (0, 1))
-    below, above = (levels.gather(-1, place + step) for step in (0, 1))
-    share = ((level - below) / torch.where(above > below, above - below, 1.0)).clamp(0.0, 1.0)
-    return (start + share * (end - start)).squeeze(-1)
 
 
 def piecewise_crps(points: Tensor, levels: Tensor, target: Tensor) -> Tensor:
@@ -451,13 +406,7 @@ def piecewise_crps(points: Tensor, levels: Tensor, target: Tensor) -> Tensor:
 
 
 def quantile(prediction: Tensor, target: Tensor, *, level: float) -> dict[str, Tensor]:
-    """Metrics of predicted quantiles by name.
-
-    Args:
-        prediction: [K, N, C].
-        target: Same shape.
-        level: Share of targets that should be at most the prediction.
-    """
+    """Metrics, by name, of predictions that a share `level` of targets should not exceed."""
     share = (target <= prediction).double().flatten(-2).mean(-1)
     return {"quantile_coverage": share, "coverage_error": (share - level).abs()}
 
@@ -499,13 +448,7 @@ def entropy(posterior: Tensor) -> Tensor:
 
 
 def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[str, Tensor]:
-    """Validation metrics against targets before corruption, by name.
-
-    Args:
-        prediction: [K, N, C].
-        clean: Targets before corruption, [K, N, C].
-        task: "regression" or "classification".
-    """
+    """Validation metrics against targets before corruption, by name."""
     if task == "regression":
         return {"rmse_clean": (prediction - clean).square().flatten(-2).mean(-1).sqrt()}
     return {"accuracy_clean": accuracy(prediction, clean)}
@@ -514,10 +457,7 @@ def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[st
 def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
     """Shares of mislabelled training examples that are memorised and recovered; NaN without any.
 
-    Args:
-        prediction: [K, N, C].
-        given: One-hot labels used in training, [K, N, C].
-        clean: One-hot labels before the noise, [K, N, C].
+    `given` are the one-hot labels used in training, `clean` those before the noise.
     """
     chosen, wrong, right = (largest(rows)[1] for rows in (prediction, given, clean))
     is_wrong = wrong != right
@@ -529,9 +469,7 @@ def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[st
 def total_variation(prediction: Tensor, distribution: Tensor) -> Tensor:
     """Mean over examples of half the sum of absolute differences; 0 to 1 on the simplex.
 
-    Args:
-        prediction: [K, N, C].
-        distribution: Same shape; examples with NaN are left out. NaN if all are left out.
+    Examples whose distribution has a NaN are left out. NaN if all are left out.
     """
     distance = 0.5 * (prediction - distribution).abs().sum(-1)
     is_known = distribution.isfinite().all(-1)
@@ -541,10 +479,6 @@ def total_variation(prediction: Tensor, distribution: Tensor) -> Tensor:
 
 def ece(probability: Tensor, label: Tensor) -> Tensor:
     """Expected calibration error of the largest probability, in `ECE_BINS` equal bins.
-
-    Args:
-        probability: [K, N, C].
-        label: Integer classes, [K, N].
 
     Source:
         Guo, Pleiss, Sun and Weinberger 2017, ICML.

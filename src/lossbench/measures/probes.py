@@ -33,14 +33,9 @@ def sums_of_squares(
 ) -> dict[str, Tensor]:
     """Sums of squares [3, K] by name of parameter, the input of `steps` and `layers`.
 
-    The three rows are for the gradient, the parameters, and the change of the parameters.
-
-    Args:
-        gradient: d mean loss / d parameter by name, [K, ...].
-        before: Parameters of this step, [K, ...].
-        after: Parameters of the next step, [K, ...].
-        spans: Slices of members that are summed at once, each with two or more members; the slices
-            together cover all K.
+    The three rows are for the gradient of the mean loss, the parameters before the update, and
+    their change. `spans` are slices of two or more members that are summed at once; together they
+    cover all K.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in gradient}
     for span in spans:
@@ -88,19 +83,13 @@ def steps(
         "output_gradient_norm": torch.where(has_error, rms(signal), rms(output_gradient)),
         "error_norm": rms(error),
         "cosine": torch.where(has_error, cosine(signal.flatten(1), error.flatten(1)), torch.nan),
-        "saturated_share": torch.where(
-            is_probability, saturated, torch.full_like(saturated, torch.nan)
-        ),
+        "saturated_share": torch.where(is_probability, saturated, torch.nan),
         "update_ratio": update / before,
     }
 
 
 def layers(sums: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Compute one row of `layers` per member and layer: values [K] by column name, by layer.
-
-    Args:
-        sums: See `sums_of_squares`.
-    """
+    """Compute one row of `layers` per member and layer: values [K] by column name, by layer."""
     rows = {}
     for layer, names in layer_names([*sums]).items():
         gradient, before, update = _root([sums[name] for name in names])

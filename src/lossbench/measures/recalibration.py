@@ -22,14 +22,7 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
 
     The problem is convex and is solved by damped Newton steps in float64. A small ridge towards
     a = 1/s and b = 0 (s is the standard deviation of the output) keeps the solution bounded if the
-    classes are separable.
-
-    Args:
-        output: Validation outputs, [K, N, C].
-        target: One-hot validation labels, [K, N, C].
-
-    Returns:
-        [K, 1 + C]: a, then b.
+    classes are separable. The result is [K, 1 + C]: a, then b.
     """
     # At least two members, because the product of a single matrix runs another kernel.
     count = len(output)
@@ -113,10 +106,7 @@ def _likelihood(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean negative log-likelihood plus ridge, [K], with gradient and Hessian.
 
-    Args:
-        parameters: [K, 1 + C].
-        start: Parameters at which the ridge is zero, [K, 1 + C].
-        examples: Examples of the K members.
+    The ridge is zero at the parameters `start` [K, 1 + C].
     """
     features, weight, count = examples.features, examples.weight, examples.count
     argument = torch.addcmul(parameters.T[1:, :, None], parameters[:, :1], features)

@@ -85,12 +85,7 @@ def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:
 
 
 def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
-    """Model whose last linear layer has `times` as many outputs; new outputs start at zero.
-
-    Args:
-        model: Model to change in place; returned unchanged if `times` is 1.
-        outputs: C, the present number of outputs of the last linear layer.
-        times: Number of outputs per target.
+    """Model, changed in place: its last linear layer gets `times` as many outputs, new ones zero.
 
     Raises:
         ValueError: The model has no linear layer, or the last one does not have C outputs.
@@ -137,12 +132,7 @@ def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
 
 
 def stacked(models: Sequence[nn.Module], places: Sequence[int]) -> dict[str, Tensor]:
-    """Parameters and buffers of a pack of K members, [K, ...] by name.
-
-    Args:
-        models: One model per seed.
-        places: Index of the model that each of the K members starts from.
-    """
+    """Parameters and buffers [K, ...] of K members, which start from the models at `places`."""
     index = torch.as_tensor(places)
     states = [model.state_dict() for model in models]
     return {name: torch.stack([state[name] for state in states])[index] for name in states[0]}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench import records, statistics
 from lossbench.data.files import Files
@@ -309,14 +309,20 @@ def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbe
     drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))
     model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
     example = splits.inputs["train"][:1]
-    passing, stored = _activations(model, example)
+    activations = [example.numel()]  # of one example, by module
+    for module in model.modules():
+        if not [*module.children()]:
+            module.register_forward_hook(lambda _, __, out: activations.append(out.numel()))
+    with torch.no_grad():
+        model.eval()(example)
+    passing = max(map(sum, itertools.pairwise([*activations, 0])))  # the peak without gradients
     counts = {split: len(part) for split, part in splits.inputs.items()}
     counts["train"] = min(counts["train"], evaluate.most_training_rows(splits.positions))
     chunks = evaluate.chunks(example[None], max(counts.values()))
     rows = max(part.stop - part.start for part in chunks)
     judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.positions * splits.outputs
     evaluating = rows * (example.numel() + passing)
-    training = run.batch_size * (example.numel() + 2 * stored)  # and their gradients
+    training = run.batch_size * (example.numel() + 2 * sum(activations))  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
     two = splits.inputs["train"][:2].to(device)
     if runs_apart(run.model.name, model.train().to(device), two):
@@ -329,17 +335,6 @@ def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbe
 def _tensors(splits: Splits) -> list[Tensor]:
     kinds = (splits.inputs, splits.targets, splits.posterior, splits.clean)
     return [part for kind in kinds for part in kind.values()]
-
-
-def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """Numbers of activations of one example: the peak without gradients, and the total."""
-    sizes = [example.numel()]
-    for module in model.modules():
-        if not [*module.children()]:
-            module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
-    with torch.no_grad():
-        model.eval()(example)
-    return max(map(sum, itertools.pairwise([*sizes, 0]))), sum(sizes)
 
 
 # ---- in words ------------------------------------------------------------------------------------
@@ -362,7 +357,16 @@ def lines(outline: Outline) -> Iterable[str]:
             f"{records.duration(row.seconds):>10}"
         )
     if len(rows) > 1:
-        yield from textwrap.wrap(_later(rows, outline.known), 80)
+        known = outline.known
+        counted = f"what is open after {rows[known - 2].look}" if known > 1 else "every loss"
+        text = (
+            f"Later looks come on top, and only for what is still open: these lines count {counted}"
+            f", with the candidates that {'remain' if known > 1 else 'usually remain'}. Expected: "
+            f"{STILL_OPEN:.0%} of what is open at a look goes on to the next."
+        )
+        if known == len(rows):
+            text = f"The last line counts {counted}, from the records."
+        yield from textwrap.wrap(text, 80)
     memory, processes = max(row.memory for row in rows), outline.sweep.backend.packs_at_once
     yield ""
     cost = (
@@ -384,19 +388,6 @@ def lines(outline: Outline) -> Iterable[str]:
 STILL_OPEN = 0.5
 """Share of the comparisons at a look that are expected to stay open. A rule of thumb: with 10 seeds
 13 of 32 comparisons of the essay were undecided, with somewhat narrower intervals."""
-
-
-def _later(rows: Sequence[Forecast], known: int) -> str:
-    """Text that explains the lines of later looks in the table."""
-    recorded = f"what is open after {rows[known - 2].look}" if known > 1 else "every loss"
-    if known == len(rows):
-        return f"The last line counts {recorded}, from the records."
-    return (
-        f"Later looks come on top, and only for what is still open: these lines count {recorded}, "
-        "with the candidates that "
-        + ("remain" if known > 1 else "usually remain")
-        + f". Expected: {STILL_OPEN:.0%} of what is open at a look goes on to the next."
-    )
 
 
 def _expected(rows: Sequence[Forecast], known: int) -> str:

@@ -84,7 +84,7 @@ class Protocol:
         self.contexts = self._contexts(question.cells, Grid(question.candidates.rates))
         self._check_interactions()
 
-    def declaration(self) -> dict[str, Any]:
+    def declaration(self) -> dict[str, object]:
         """Declaration for the records: all choices that are fixed before any measurement."""
         runs = [run for context in self.contexts for run in self._first_of(context, self.seeds[:1])]
         return {
@@ -138,7 +138,14 @@ class Protocol:
             log.info("nothing to train: all runs are there, and all comparisons are settled")
             return
         declaration = self.declaration()
-        self._refuse_without_reference()
+        for context in self.contexts:
+            name = self._declared("reference", context)
+            if name not in context.losses | {*self._trained_before(context.sha).loss}:
+                raise ConfigError(
+                    f"{context.label}: its reference {name} is neither among the losses nor in "
+                    f"{self.sweep.folder}, so nothing can be compared: add {name} to loss=, or "
+                    "give the command without loss= first"
+                )
         trained = {run.run_id: run for run in self.first_look()}
         self.sweep.run([*trained.values()], declaration=declaration)
         growing = [*self.contexts]
@@ -167,12 +174,15 @@ class Protocol:
     # ---- contexts --------------------------------------------------------------------------------
 
     def _contexts(self, cells: Sequence[Run], declared: Grid) -> list[Context]:
+        """Contexts with the declared grid, extended as the sweep has planned for them before."""
         contexts: dict[str, Context] = {}
         for run in cells:
             sha = context_sha(run, self.tuned)
             if sha not in contexts:
                 label = f"{run.data.name} × {run.model.name}"
-                grid = self._as_grown(sha, declared)
+                grid, planned = declared, {*self._trained_before(sha).lr}
+                for side in [side for side in SIDES for _ in range(self.extend)]:
+                    grid = grid.grown(side) if grid.grown(side).end(side) in planned else grid
                 contexts[sha] = Context(sha, run.data.name, label, run.row.task, grid)
             contexts[sha].cells.append(run)
         return [*contexts.values()]
@@ -198,18 +208,6 @@ class Protocol:
                         f"declare.{key}.{factor} is {base!r}: use the level that others are "
                         f"compared with, one of {', '.join(sorted(levels))}"
                     )
-
-    def _refuse_without_reference(self) -> None:
-        """Refuse a context whose reference is neither among the losses nor planned before."""
-        for context in self.contexts:
-            name = self._declared("reference", context)
-            known = {*self._trained_before(context.sha).loss}
-            if name not in context.losses | known:
-                raise ConfigError(
-                    f"{context.label}: its reference {name} is neither among the losses nor in "
-                    f"{self.sweep.folder}, so nothing can be compared: add {name} to loss=, or "
-                    "give the command without loss= first"
-                )
 
     def _declared(self, key: str, context: Context) -> Any:
         return records.declared(self.declare.get(key, {}), data=context.data, task=context.task)
@@ -246,14 +244,6 @@ class Protocol:
             for candidate in self.candidates(context, run)
             for seed in seeds
         ]
-
-    def _as_grown(self, sha: str, grid: Grid) -> Grid:
-        """Grid with the extensions that the sweep has planned for this context before."""
-        known = {*self._trained_before(sha).lr}
-        for side in SIDES:
-            for _ in range(self.extend):
-                grid = grid.grown(side) if grid.grown(side).end(side) in known else grid
-        return grid
 
     def _grow(self, context: Context, loaded: records.Records) -> None:
         """Extend the grid of a context on each side that is too short, or log why it may not."""

@@ -15,12 +15,7 @@ NOT_OF_A_CONTEXT = (*NOT_OF_A_CELL, "loss")
 
 
 def cell(run: Run, tuned: Sequence[str] = ()) -> str:
-    """Hash of all factors except the seed, the tuned values and the code.
-
-    Args:
-        run: A run of the cell.
-        tuned: Keys whose values are tuned; the learning rate always counts as tuned.
-    """
+    """Hash of all factors except the seed, the code and tuned values, which include the lr."""
     return _hash_without(NOT_OF_A_CELL, _split(run, tuned)[1])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from lossbench import fingerprints
 from lossbench.data import DATA
@@ -33,35 +32,26 @@ def code_of(run: Run) -> dict[str, str]:
         (TARGETS[run.targets], run.targets == Run.targets),
         (STARTS[run.init.start], run.init.start == Run.init.start),
     )
-    shared = (
+    shared = [
         *(data.fn, MODELS[run.model.fn].fn),
         *(OPTIMIZERS[run.optimizer.fn], SCHEDULES[run.schedule.fn]),
         *(function for function, is_neutral in optional if not is_neutral),
-        *_functions_before(run),
-    )
+    ]
+    if run.is_pretrained:
+        before = run.pretrained
+        model = MODELS[before.model or run.model.fn]
+        shared += [set_aside, LOSSES[before.loss].fn, model.fn]
     facts = data.content_of(run.data.params)
     if _takes_confusions(run.corruption.fn):  # confusions are in the row of the data
         facts += repr(sorted(data.confusions.items()))
-    return _code_shas((row.fn, INVERSE_LINKS[row.inverse_link]), shared, facts)
-
-
-def _functions_before(run: Run) -> tuple[Callable[..., Any], ...]:
-    """Functions that train a model before a run: split, loss and model; empty if there is none."""
-    if not run.is_pretrained:
-        return ()
-    before = run.pretrained
-    return set_aside, LOSSES[before.loss].fn, MODELS[before.model or run.model.fn].fn
+    return _code_shas((row.fn, INVERSE_LINKS[row.inverse_link]), tuple(shared), facts)
 
 
 _takes_confusions = functools.cache(takes_confusions)
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:
-    """Refuse runs whose code differs from the code that this process would use.
-
-    Raises:
-        ConfigError: A loss, data set or model was edited after the run was made.
-    """
+    """Refuse runs whose loss, data set or model was edited after the run was made."""
     for run in runs:
         rows = (LOSSES[run.loss.fn], DATA[run.data.fn], MODELS[run.model.fn])
         if any(map(is_added, rows)):
@@ -81,7 +71,7 @@ def forget() -> None:
 
 @functools.cache
 def _code_shas(
-    loss: tuple[Callable[..., Any], ...], shared: tuple[Callable[..., Any], ...], facts: str
+    loss: tuple[Callable[..., object], ...], shared: tuple[Callable[..., object], ...], facts: str
 ) -> dict[str, str]:
     return {
         "source_sha": source_sha([*loss, *shared], facts=facts),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 from lossbench import records, statistics
 from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
 from lossbench.question.schema import GROUPS, is_key, known_keys
+from lossbench.records import Declaration
 
 CANDIDATES = {"lr": (), "extend": 4, "others": {}}
 """Keys of `hydra.sweeper.candidates` with their defaults."""
@@ -30,12 +31,8 @@ SINS = {
 """Keys that do not exist but may be tried, with the reason or the key to use instead."""
 
 
-def check_keys(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse a key of `candidates` or `declare` that does not exist.
-
-    Raises:
-        ConfigError: A key does not exist; the message names the nearest key.
-    """
+def check_keys(part: str, given: Mapping[str, object], known: Iterable[str]) -> None:
+    """Refuse a key of `candidates` or `declare` that does not exist; names the nearest key."""
     for key, value in given.items():
         if key not in known:
             why = SINS.get(key, nearest(key, known))
@@ -43,24 +40,17 @@ def check_keys(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) ->
 
 
 def check_declaration(
-    declared: Mapping[str, Any],
-    data: Mapping[str, str],
-    *,
-    known: Iterable[str],
-    losses: Iterable[str],
+    declared: Declaration, data: Mapping[str, str], *, known: Iterable[str], losses: Iterable[str]
 ) -> None:
     """Refuse a declaration that cannot be judged, before anything is trained.
 
-    Args:
-        declared: `hydra.sweeper.declare`.
-        data: Task of each data set of the sweep, by name.
-        known: Names of all data sets.
-        losses: Names of all losses.
+    The data sets of the sweep have their tasks by name; `known` are the names of all data sets, and
+    `losses` those of all losses.
 
     Raises:
         ConfigError: A part is missing, unknown or out of range; the message names the cure.
     """
-    check_keys("declare", declared, dict.fromkeys((*DECLARED, *OPTIONAL)))
+    check_keys("declare", declared, (*DECLARED, *OPTIONAL))
     if missing := [key for key in DECLARED if key not in declared]:
         raise ConfigError(
             f"hydra.sweeper.declare lacks {missing[0]}: declare {', '.join(DECLARED)}"
@@ -81,68 +71,45 @@ def check_declaration(
     for number, finding in enumerate(declared.get("published", ())):
         _check_published(finding, f"published[{number}]", declared, losses)
     for name, task in data.items():
-        for key in BY_TASK:
-            if records.declared(declared[key], data=name, task=task) is None:
-                raise ConfigError(f"declare.{key} has nothing for {name}: add {task} or {name}")
-        if name in declared["primary"] and name not in declared["margin"]:
-            raise ConfigError(
-                f"declare.primary has a metric for {name} alone: give a margin for "
-                f"{name} in the unit of that metric too"
-            )
-        _check_selects(declared, name, task)
-        _check_error(declared, name, task)
+        _check_data_set(declared, name, task)
 
 
-def _check_margin(place: str, value: Any) -> None:
-    """Refuse a margin that is not a number, 0 or more, or words as in `statistics.in_words`."""
-    try:
-        least: Any = statistics.in_words(value)[0] if isinstance(value, str) else value
-    except ValueError:
-        least = -1.0
-    if not _is_number(least) or least < 0:
+def _check_data_set(declared: Declaration, name: str, task: str) -> None:
+    """Refuse choices for one data set that are missing or do not fit together."""
+    for key in BY_TASK:
+        if records.declared(declared[key], data=name, task=task) is None:
+            raise ConfigError(f"declare.{key} has nothing for {name}: add {task} or {name}")
+    if name in declared["primary"] and name not in declared["margin"]:
         raise ConfigError(
-            f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of the metric, "
-            "or one like '10% of error' or '500 of target'"
+            f"declare.primary has a metric for {name} alone: give a margin for "
+            f"{name} in the unit of that metric too"
         )
-
-
-def _check_error(declared: Mapping[str, Any], name: str, task: str) -> None:
-    """Refuse a margin in words that has no meaning for the primary metric of a data set."""
-    margin = records.declared(declared["margin"], data=name, task=task)
-    metric = records.declared(declared["primary"], data=name, task=task)
-    facts = records.metric_of(metric)
-    if not isinstance(margin, str):
-        return
-    if statistics.in_words(margin)[1] == "target":
-        is_of_target = facts.unit == records.STANDARD
-        why = "" if is_of_target else "is not measured in the target's unit"
-    else:
-        why = _without_error(facts)
-    if why:
-        raise ConfigError(
-            f"margin of {name} is {margin!r}, and {metric} {why}: declare "
-            f"margin: {{ {name}: NUMBER }} in the unit of {metric}"
-        )
-
-
-def _without_error(facts: records.Metric) -> str:
-    """Reason why a share of an error is undefined for a metric; empty if the share is defined."""
-    if "validation" not in facts.splits:
-        return "is not measured on validation"
-    return "has no perfect value to count an error from" if math.isnan(facts.perfect) else ""
-
-
-def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
-    """Refuse a metric that chooses rates or steps and is not measured on validation."""
-    primary = records.declared(declared["primary"], data=name, task=task)
-    chosen = records.declared(declared.get("select", {}), data=name, task=task)
-    selecting = [chosen or primary, *([primary] if declared["endpoint"] == "best" else [])]
+    primary, margin, select = (
+        records.declared(declared.get(key, {}), data=name, task=task)
+        for key in ("primary", "margin", "select")
+    )
+    selecting = [select or primary, *([primary] if declared["endpoint"] == "best" else [])]
     for metric in selecting:
         if "validation" not in records.metric_of(metric).splits:
             raise ConfigError(
                 f"{metric} is not measured on the validation part, so it cannot select for {name}: "
                 f"declare select: {{ {name}: METRIC }} and endpoint last"
             )
+    if not isinstance(margin, str):
+        return
+    facts, why = records.metric_of(primary), ""
+    if statistics.in_words(margin)[1] == "target":
+        if facts.unit != records.STANDARD:
+            why = "is not measured in the target's unit"
+    elif "validation" not in facts.splits:
+        why = "is not measured on validation"
+    elif math.isnan(facts.perfect):
+        why = "has no perfect value to count an error from"
+    if why:
+        raise ConfigError(
+            f"margin of {name} is {margin!r}, and {primary} {why}: declare "
+            f"margin: {{ {name}: NUMBER }} in the unit of {primary}"
+        )
 
 
 def _metrics(split: str) -> dict[str, str]:
@@ -154,7 +121,7 @@ def _metrics(split: str) -> dict[str, str]:
     }
 
 
-def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
+def _check_places(declared: Declaration, places: Mapping[str, str]) -> None:
     """Refuse choices that are not under a task or a data set, or do not fit the task."""
     selecting = {
         name: task
@@ -177,7 +144,15 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
             if place not in places:
                 raise ConfigError(f"{key} of {place!r}: {nearest(place, places)}")
             if key == "margin":
-                _check_margin(place, value)
+                try:
+                    least = statistics.in_words(value)[0] if isinstance(value, str) else value
+                except ValueError:
+                    least = -1.0
+                if not _is_number(least) or least < 0:
+                    raise ConfigError(
+                        f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of "
+                        "the metric, or one like '10% of error' or '500 of target'"
+                    )
             if key == "targets" and not _is_number(value):
                 raise ConfigError(f"target of {place} is {value!r}: use a number")
             task = places[place]
@@ -193,10 +168,10 @@ PUBLISHED_TOO = ("where", "reference", "metric", "margin")
 
 
 def _check_published(
-    finding: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
+    finding: Declaration, where: str, declared: Declaration, losses: Iterable[str]
 ) -> None:
     """Refuse a published finding that this sweep could not test."""
-    check_keys(where, finding, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
+    check_keys(where, finding, (*PUBLISHED, *PUBLISHED_TOO))
     if missing := [key for key in PUBLISHED if key not in finding]:
         raise ConfigError(f"{where} lacks {missing[0]}: a finding has {', '.join(PUBLISHED)}")
     if "metric" in finding and "margin" not in finding:
@@ -232,7 +207,7 @@ def _check_published(
     _check_where(finding.get("where", {}), f"{where}.where")
 
 
-def _check_where(factors: Mapping[str, Any], where: str) -> None:
+def _check_where(factors: Iterable[str], where: str) -> None:
     """Refuse keys that are not factors of a run, or whose values cannot restrict a finding."""
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
@@ -247,17 +222,17 @@ WHERE = (*records.FACTORS, "init", "pretrained", "signal", "steps", "batch_size"
 NO_WHERE = ("init", "pretrained", "optimizer.lr", "data.root", "data.download")
 
 
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
-def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+def check_others(others: Iterable[str], declared: Declaration) -> None:
     """Refuse keys that cannot be tuned in addition to the learning rate.
 
-    Raises:
-        ConfigError: A key is a config group, the learning rate, or a parameter of the loss whose
-            value would be chosen by the loss itself.
+    These are config groups, the learning rate, and parameters whose value the loss itself would
+    choose.
     """
     for key in others:
         if key in GROUPS or key == "optimizer.lr":
@@ -276,18 +251,14 @@ MOST_SEEDS = 10_000
 """Largest number of seeds of a look."""
 
 
-def check_extend(count: Any) -> None:
+def check_extend(count: object) -> None:
     """Refuse a value of `candidates.extend` that is not a whole number, 0 or more."""
     if type(count) is not int or count < 0:
         raise ConfigError(f"candidates.extend is {count!r}: use a whole number, 0 or more")
 
 
 def check_looks(looks: Sequence[int]) -> None:
-    """Refuse looks that are not numbers of seeds in ascending order.
-
-    Raises:
-        ConfigError: The looks are refused; the message names the looks.
-    """
+    """Refuse looks that are not numbers of seeds in ascending order."""
     is_count = [type(look) is int and 1 <= look <= MOST_SEEDS for look in looks]
     if not looks or not all(is_count) or [*looks] != sorted({*looks}):
         raise ConfigError(

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 SIDES = ("below", "above")
 DECADE = 10.0
@@ -90,10 +89,10 @@ class Candidate:
     """One point that tuning tries: a learning rate and the other tuned values, by key."""
 
     lr: float
-    others: tuple[tuple[str, Any], ...] = ()
+    others: tuple[tuple[str, object], ...] = ()
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Values by the key that sets them."""
         return {"optimizer.lr": self.lr, **dict(self.others)}
 

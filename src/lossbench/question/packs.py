@@ -24,14 +24,8 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
 
     Data, corruption, model, optimizer kind, schedule, steps, batch size and precision are the
     same within a pack; loss, seed, learning rate, momentum and weight decay may differ. Losses
-    with more than one output per target need wider models, and so packs of their own.
-
-    Args:
-        runs: Runs in any order; a repeated run_id trains once.
-        pack_size: Most members of a pack.
-
-    Returns:
-        Packs of nearly equal size, in the order of the first runs that fit into them.
+    with more than one output per target need wider models, and so packs of their own. A repeated
+    run_id trains once. Packs have nearly equal sizes, and the order of the first runs that fit.
     """
     return _grouped(_alike(runs), pack_size)
 
@@ -53,13 +47,7 @@ LEAST_MEMBERS = 16
 
 
 def shared(runs: Sequence[Run], *, pack_size: int, packs_at_once: int) -> list[Pack]:
-    """Packs, small enough for each of several processes to get one if there are enough runs.
-
-    Args:
-        runs: Runs in any order; a repeated run_id trains once.
-        pack_size: Most members of a pack.
-        packs_at_once: Packs that train at the same time.
-    """
+    """Packs like those of `group`, small enough for each of several processes to get one."""
     every = _alike(runs)
     counts = [len(alike) for alike in every]
     size, least = pack_size, min(pack_size, LEAST_MEMBERS)

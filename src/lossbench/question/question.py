@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lossbench import store
 from lossbench.question.cells import context
 from lossbench.question.run import Run
 from lossbench.question.schema import LauncherNode
 from lossbench.question.settings import Engine
+from lossbench.records import Declaration
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Candidates:
 
     rates: tuple[float, ...]
     extend: int = 4
-    others: Mapping[str, list[Any]] = field(default_factory=dict)
+    others: Mapping[str, list[object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,12 @@ class Question:
     """Everything that a command asks for, whether given by Hydra, by Python or by `try`.
 
     Attributes:
-        name: Name of the sweep.
-        folder: Folder of the sweep's records.
+        name, folder: Name of the sweep, and folder of its records.
         cells: One run of each cell; all runs if nothing is tuned.
         candidates: Values that every loss tries; if None, nothing is tuned.
         looks: Numbers of seeds at which verdicts are read, ascending.
         first_seed: The first seed; all seeds are consecutive numbers.
         declared: Choices that are fixed before training: metric, reference, margin and others.
-        engine: Settings of the engine that computes runs.
         launcher: Settings of the processes or the cluster where runs are computed.
         extensions: Modules of the user's own that processes import.
         report: Extent of the report after the sweep, a key of `records.REPORTS`.
@@ -58,7 +56,7 @@ class Question:
     candidates: Candidates | None = None
     looks: tuple[int, ...] = ()
     first_seed: int = 0
-    declared: Mapping[str, Any] = field(default_factory=dict)
+    declared: Declaration = field(default_factory=dict)
     extensions: tuple[str, ...] = ()
     report: str = "none"
     command: str = ""
@@ -80,7 +78,7 @@ class Question:
         return frozenset(context(run, self.tuned) for run in self.cells)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Everything that determines which runs are needed, as plain values."""
         return {
             "cells": sorted(run.run_id for run in self.cells),

@@ -38,7 +38,7 @@ class Part:
         return _text(_plain(self))
 
 
-def part(name: str, **params: Any) -> Part:
+def part(name: str, **params: object) -> Part:
     """Part that chooses a function by its own name, rather than a variant of the function."""
     return Part(name, name, params)
 
@@ -59,7 +59,7 @@ class Init:
     output_scale: float = 1.0
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str | float]:
         """Both attributes by the names used in commands and records."""
         return {"from": self.start, "output_scale": self.output_scale}
 
@@ -182,19 +182,16 @@ def is_named_after(run_id: str, config: str) -> bool:
         run_id: Column `run_id` of a row of the table `runs`.
         config: Column `config` of that row: the run's facts as JSON.
     """
-    facts, schemas = json.loads(config), range(ENGINE_SCHEMA, 0, -1)
-    return any(_identity(facts, schema=schema) == run_id for schema in schemas)
-
-
-def _identity(facts: Mapping[str, Any], *, schema: int) -> str:
-    return _hashed(_text({"engine": schema, **without_neutral(facts)}))
+    facts = without_neutral(json.loads(config))
+    schemas = range(ENGINE_SCHEMA, 0, -1)
+    return any(_hashed(_text({"engine": schema, **facts})) == run_id for schema in schemas)
 
 
 def _hashed(canonical: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Copy of a value in plain types; `copy.deepcopy` is too slow for the thousands of a sweep."""
     if isinstance(value, Part):
         return {"name": value.name, "fn": value.fn, "params": _plain(value.params)}
@@ -218,7 +215,7 @@ _NEUTRAL = {name: _text(value) for name, value in NEUTRAL.items()}
 FACTORS = tuple(factor.name for factor in fields(Run) if not factor.name.endswith("_sha"))
 
 
-def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:
+def without_neutral(facts: Mapping[str, object]) -> dict[str, object]:
     """Facts without those that have a neutral value; the run_id is a hash of the remaining facts.
 
     So the run_id of older runs stays valid when a new factor with a neutral value is added.

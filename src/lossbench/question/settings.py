@@ -21,8 +21,7 @@ class Engine:
 
     Attributes:
         device: "cpu" or "cuda"; "auto" was already replaced by one of these.
-        pack_size: Most members of a pack.
-        threads: Number of threads of each process.
+        pack_size, threads: Most members of a pack, and number of threads of each process.
         commit_every: Seconds between two checkpoints.
         patience: Seconds that the first call of a user's loss may take.
         strategies: Names of optional strategies to use on devices that support them.

@@ -23,7 +23,7 @@ from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.question.code import code_of
 from lossbench.question.run import FACTORS, Init, Part, Pretrained, Run
 from lossbench.question.settings import PRECISIONS
-from lossbench.records import INSTRUMENTS, RECORDED_AS, SIGNALS, recorded
+from lossbench.records import INSTRUMENTS, RECORDED_AS, REFERENCE, SIGNALS, recorded
 
 REGISTRIES = {
     "data": DATA,
@@ -125,10 +125,20 @@ def checked(run: Run) -> Run:
         ConfigError: A name is unknown, a value is out of range, or two factors do not go together.
     """
     _refuse_out_of_range(run)
-    parts = {
-        name: _checked_part(getattr(run, name), f"data.{name}" if name in FREE else name)
-        for name in REGISTRIES
-    }
+    parts = {}
+    for group, registry in REGISTRIES.items():
+        part, key = getattr(run, group), f"data.{group}" if group in FREE else group
+        if not NAME.fullmatch(part.name):
+            raise ConfigError(f"{key} name {part.name!r}: use {NAME.pattern}")
+        what = f"{key}.fn" if part.fn != part.name else key
+        hint = " One of your own needs the module that it is in: extensions=[MODULE]"
+        refuse_unknown(part.fn, registry, what, hint)
+        row = registry[part.fn]
+        defaults, params = parameters(getattr(row, "fn", row)), {}
+        for name, value in part.params.items():
+            refuse_unknown(name, defaults, f"{key}.params of {part.fn}:")
+            params[name] = in_type_of(defaults[name], value, f"{key}.params.{name}")
+        parts[group] = replace(part, params=params)
     numbers = {name: float(getattr(run, name)) for name in ("lr", "momentum", "weight_decay")}
     new = replace(
         run,
@@ -148,9 +158,8 @@ def fits(run: Run) -> bool:
     refuse_unknown(run.loss.fn, LOSSES, "loss")
     refuse_unknown(run.data.fn, DATA, "data")
     loss, data = LOSSES[run.loss.fn], DATA[run.data.fn]
-    if data.is_multilabel and loss.task == data.task and not is_separable(loss):
-        return False
-    return loss.task == data.task and loss.domain in ("real", data.domain)
+    has_task = loss.task == data.task and loss.domain in ("real", data.domain)
+    return has_task and (not data.is_multilabel or is_separable(loss))
 
 
 MOST = {
@@ -192,7 +201,7 @@ def check_positive(values: Mapping[str, float]) -> None:
 
 
 @functools.cache
-def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+def parameters(function: Callable[..., object]) -> dict[str, Any]:
     """Parameters of a function that a configuration may set, with their defaults.
 
     A parameter annotated as float has a float as its default, even if the signature says `= 1`.
@@ -212,7 +221,7 @@ _OF_THE_CALLER += ("confusions",)
 _FLOAT = (float, "float")
 
 
-def in_type_of(default: Any, value: Any, key: str) -> Any:
+def in_type_of(default: object, value: Any, key: str) -> Any:
     """Value in the type of its default, so that 1 and 1.0 give the same run.
 
     Raises:
@@ -231,21 +240,6 @@ def in_type_of(default: Any, value: Any, key: str) -> Any:
     if is_infinite or (has_kind and type(value) is not type(default)):
         raise ConfigError(f"{key} is {value!r}: use a value like its default, {default!r}")
     return value
-
-
-def _checked_part(part: Part, key: str) -> Part:
-    registry = REGISTRIES[key.removeprefix("data.")]
-    if not NAME.fullmatch(part.name):
-        raise ConfigError(f"{key} name {part.name!r}: use {NAME.pattern}")
-    what = f"{key}.fn" if part.fn != part.name else key
-    hint = " One of your own needs the module that it is in: extensions=[MODULE]"
-    refuse_unknown(part.fn, registry, what, hint)
-    row = registry[part.fn]
-    defaults, params = parameters(getattr(row, "fn", row)), {}
-    for name, value in part.params.items():
-        refuse_unknown(name, defaults, f"{key}.params of {part.fn}:")
-        params[name] = in_type_of(defaults[name], value, f"{key}.params.{name}")
-    return replace(part, params=params)
 
 
 def _refuse_out_of_range(run: Run) -> None:
@@ -309,15 +303,14 @@ def _checked_pretrained(run: Run) -> Pretrained:
     if row.task != data.task or row.domain not in ("real", data.domain):
         raise ConfigError(
             f"pretrained.loss is {given.loss!r}, which is for {row.domain} targets of {row.task}, "
-            f"data {run.data.name!r} is {data.task}: use pretrained.loss="
-            + {"regression": "mse", "classification": "cross_entropy"}[data.task]
+            f"data {run.data.name!r} is {data.task}: use pretrained.loss=" + REFERENCE[data.task]
         )
     if row.outputs_per_target > 1 or (run.has_teacher and row.inverse_link != "softmax"):
         raise ConfigError(
             f"pretrained.loss is {given.loss!r}, whose outputs are not "
             + ("outputs of a softmax" if run.has_teacher else "single ones per target")
             + ": use another, like "
-            + {"regression": "mse", "classification": "cross_entropy"}[data.task]
+            + REFERENCE[data.task]
         )
     numbers = {name: float(getattr(given, name)) for name in ("lr", "share", "temperature")}
     return replace(given, **numbers)

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -189,7 +188,7 @@ def schema(table: str) -> pa.Schema:
     return pa.schema(fields, metadata={"lossbench_schema": str(SCHEMA), "lossbench_table": table})
 
 
-def table_from(table: str, columns: Mapping[str, Any]) -> pa.Table:
+def table_from(table: str, columns: Mapping[str, object]) -> pa.Table:
     """Make an Arrow table of columns, with the declared types and order.
 
     Raises:
@@ -225,20 +224,10 @@ _TEXTS = sorted(
 )
 
 
-def _without_dictionaries(layout: pa.Schema) -> pa.Schema:
-    types = [getattr(field.type, "value_type", field.type) for field in layout]
-    fields = [field.with_type(type_) for field, type_ in zip(layout, types, strict=True)]
-    return pa.schema(fields, metadata=layout.metadata)
-
-
 def decode(content: bytes, *, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Decode the table in a parquet file that `encode` made.
+    """Decode the table in a parquet file that `encode` made; the path is for messages.
 
-    Args:
-        content: Bytes of the file.
-        path: Path of the file, for the message.
-        columns: Names of the columns to read, with texts as dictionaries; None reads all columns
-            with their declared types.
+    Named columns are read with texts as dictionaries, all columns (None) with their declared types.
 
     Raises:
         store.StoreError: The file is not a parquet file, is foreign, or has another schema.
@@ -253,7 +242,11 @@ def decode(content: bytes, *, path: Path, columns: Sequence[str] | None = None) 
             page_checksum_verification=True,
             read_dictionary=_TEXTS,
         )
-        table = table if columns else table.cast(_without_dictionaries(table.schema))
+        if not columns:
+            layout = table.schema
+            types = [getattr(field.type, "value_type", field.type) for field in layout]
+            fields = [field.with_type(kind) for field, kind in zip(layout, types, strict=True)]
+            table = table.cast(pa.schema(fields, metadata=layout.metadata))
     except (pa.ArrowException, OSError) as error:
         raise store.StoreError(f"{path}: not a readable parquet file ({error}).") from error
     number = (table.schema.metadata or {}).get(b"lossbench_schema", b"none").decode()

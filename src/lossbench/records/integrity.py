@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -62,10 +61,8 @@ class Verified:
 def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> Verified:
     """Compute every sha256 of a sweep again, decode every table, count the runs by status.
 
-    Args:
-        sweep_dir: The sweep's folder; other processes may train in it meanwhile.
-        is_named_after: Function of a run_id and a configuration in the table `runs`: whether the
-            run_id is that of the configuration.
+    Other processes may train in the folder meanwhile. The function `is_named_after` says whether a
+    run_id is that of a configuration in the table `runs`.
 
     Raises:
         store.StoreError: The folder is not a sweep.
@@ -93,12 +90,6 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
             store.read_sealed(path)
             result.count(path.stat().st_size)
     # The plan is read last: it may grow meanwhile, and a run is planned before its pack starts.
-    _verify_plan(sweep_dir, members, result)
-    return result
-
-
-def _verify_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
-    """Read the plan and its files; count planned runs by status, and recorded runs without plan."""
     with result.noted():
         loaded = records.load(sweep_dir)
         loaded.curves  # noqa: B018  reads and checks
@@ -109,11 +100,12 @@ def _verify_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> N
         if not result.problems:
             counts: pd.Series = loaded.runs.status.value_counts()
             result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
+    return result
 
 
 def _verified_pack(
     folder: Path, is_named_after: Callable[[str, str], bool]
-) -> tuple[dict[str, Any] | None, Verified]:
+) -> tuple[store.Record | None, Verified]:
     """The commit record and the state of a pack; the record is None if it cannot be read.
 
     A pack is read again if it is committed anew while its files are read.
@@ -123,7 +115,16 @@ def _verified_pack(
         with result.noted():
             state = store.committed(folder)
         if state is not None:
-            result.problems += [f"{folder}: {text}" for text in _record_problems(state)]
+            if state["schema"] != records.SCHEMA:
+                result.problems.append(
+                    f"{folder}: schema {state['schema']}, this version reads schema "
+                    f"{records.SCHEMA}"
+                )
+            absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
+            if state["is_finished"] and absent:
+                result.problems.append(
+                    f"{folder}: finished, and without {', '.join(sorted(absent))}"
+                )
             for name in state["files"]:
                 with result.noted():
                     content = store.read(folder, name, state)
@@ -137,10 +138,7 @@ def _verified_pack(
 
 
 def _file_problems(
-    path: Path,
-    content: bytes,
-    state: Mapping[str, Any],
-    is_named_after: Callable[[str, str], bool],
+    path: Path, content: bytes, state: store.Record, is_named_after: Callable[[str, str], bool]
 ) -> list[str]:
     """Contradictions in the content of a pack's file whose sha256 is right."""
     if not path.name.endswith(".parquet"):
@@ -155,15 +153,6 @@ def _file_problems(
                 f"{min(other)}"
             )
     return [f"{path}: {text}" for text in problems]
-
-
-def _record_problems(state: Mapping[str, Any]) -> Iterator[str]:
-    """Problems of a pack's commit record other than its sha256."""
-    if state["schema"] != records.SCHEMA:
-        yield f"schema {state['schema']}, this version reads schema {records.SCHEMA}"
-    absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
-    if state["is_finished"] and absent:
-        yield f"finished, and without {', '.join(sorted(absent))}"
 
 
 ROW = {

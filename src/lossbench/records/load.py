@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,10 +18,7 @@ from lossbench.records.vocabulary import STATUSES
 
 
 def load(sweep_dir: str | Path) -> Records:
-    """Load the records of a sweep.
-
-    Args:
-        sweep_dir: Folder of the sweep, `runs/NAME`.
+    """Load the records of a sweep from its folder, `runs/NAME`.
 
     Raises:
         store.StoreError: The folder is not a sweep, or a file is unreadable, altered or foreign.
@@ -59,7 +55,7 @@ class Records:
         self._verified: set[Path] = set()
 
     @cached_property
-    def _commits(self) -> dict[Path, dict[str, Any]]:
+    def _commits(self) -> dict[Path, store.Record]:
         """Commit records of the packs that are finished, by folder."""
         commits = {folder: store.committed(folder) for folder in store.packs_of(self.sweep_dir)}
         return {
@@ -133,23 +129,14 @@ class Records:
     def columns(
         self, table: str, names: Sequence[str], *, packs: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """Columns of a table, with texts as categories.
-
-        Args:
-            table: Name of the table.
-            names: Names of the columns.
-            packs: Names of the packs whose rows are read; None for all packs.
-        """
+        """Columns of a table, of the packs of these names or of all, with texts as categories."""
         return self._read(table, names, packs)
 
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers, evals and examples.
 
-        DuckDB reads the verified parquet files, so tables may be larger than memory.
-
-        Args:
-            query: SQL text.
-            frames: More tables, by their name in the query.
+        DuckDB reads the verified parquet files, so tables may be larger than memory. `frames` are
+        more tables, by their name in the query.
         """
         import duckdb  # here, because the import takes 0.25 s and training does not need it
 
@@ -175,10 +162,7 @@ class Records:
             return connection.execute(query).df()
 
     def _read(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        packs: Collection[str] | None = None,
+        self, table: str, columns: Sequence[str] | None = None, packs: Collection[str] | None = None
     ) -> pd.DataFrame:
         """Read columns of a table (None: all), without rows of runs' worse records: see `runs`."""
         name, parts = f"{table}.parquet", []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from lossbench.records.vocabulary import SPLITS
 
@@ -39,12 +39,16 @@ class Metric:
 
 
 _HELD_OUT = ("validation", "test")
-_FINAL: dict[str, Any] = {"is_final": True, "splits": _HELD_OUT}
 STANDARD = "standard deviations of the training target"
 """Unit of values in the scale of the training targets."""
 
 _DISTRIBUTION = "a distribution"
 _QUANTILE = "a quantile"
+
+# Metrics of classification; the direction is the better one.
+_lower = partial(Metric, "classification", "1", "lower", splits=_HELD_OUT)
+_higher = partial(Metric, "classification", "1", "higher", perfect=1.0)
+_nats = partial(Metric, "classification", "nats", "lower", splits=_HELD_OUT)
 
 METRICS: dict[str, Metric] = {
     "rmse": Metric("regression", STANDARD, "lower", "root mean squared error; best at the mean"),
@@ -90,134 +94,74 @@ METRICS: dict[str, Metric] = {
         needs=f"{_DISTRIBUTION} or {_QUANTILE}",
         splits=_HELD_OUT,
     ),
-    "accuracy": Metric(
-        "classification",
-        "1",
-        "higher",
+    "accuracy": _higher(
         "share of labels that are the largest p; where an example may have any number of labels, "
-        "share of all labels that are on the side of 1/2 where p is after recalibration",
-        perfect=1.0,
+        "share of all labels that are on the side of 1/2 where p is after recalibration"
     ),
-    "balanced_accuracy": Metric(
-        "classification",
-        "1",
-        "higher",
+    "balanced_accuracy": _higher(
         "mean over classes of the share of their examples that have the largest p there; classes "
         "without examples are left out; of any number of labels the mean over labels of the same, "
         "a label against its absence",
-        perfect=1.0,
         splits=_HELD_OUT,
     ),
-    "brier": Metric(
-        "classification",
-        "1",
-        "lower",
-        "mean squared error summed over classes; a prediction off the simplex is projected onto it",
-        splits=_HELD_OUT,
+    "brier": _lower(
+        "mean squared error summed over classes; a prediction off the simplex is projected onto it"
     ),
-    "nll": Metric(
-        "classification",
-        "nats",
-        "lower",
+    "nll": _nats(
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
         "the first 2,000 examples (8,192 positions of sequences) of validation in the same way for "
         "every loss (so in-sample there); under label noise those labels are noisy, which pushes "
-        "every loss towards them",
-        splits=_HELD_OUT,
+        "every loss towards them"
     ),
-    "ece": Metric(
-        "classification",
-        "1",
-        "lower",
-        "expected calibration error after the same recalibration",
-        splits=_HELD_OUT,
-    ),
-    "ece_adaptive": Metric(
-        "classification",
-        "1",
-        "lower",
+    "ece": _lower("expected calibration error after the same recalibration"),
+    "ece_adaptive": _lower(
         "ece in 15 bins of equal mass in place of equal width, after the same recalibration",
-        **_FINAL,
+        is_final=True,
     ),
-    "auroc": Metric(
-        "classification",
-        "1",
-        "higher",
+    "auroc": _higher(
         "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
         "where there are two, else mean of each class against the rest; classes without examples "
         "are left out",
-        perfect=1.0,
-        **_FINAL,
+        is_final=True,
+        splits=_HELD_OUT,
     ),
-    "average_precision": Metric(
-        "classification",
-        "1",
-        "higher",
+    "average_precision": _higher(
         "area under the precision-recall curve of each label in steps, mean over labels that hold "
         "somewhere; only of data with any number of labels an example",
-        perfect=1.0,
-        **_FINAL,
+        is_final=True,
+        splits=_HELD_OUT,
     ),
-    "aurc": Metric(
-        "classification",
-        "1",
-        "lower",
+    "aurc": _lower(
         "area under the risk-coverage curve: mean over k of the share of errors among the k "
         "examples with the largest p after the same recalibration, equal ones in random order",
-        **_FINAL,
+        is_final=True,
     ),
-    "brier_reliability": Metric(
-        "classification",
-        "1",
-        "lower",
+    "brier_reliability": _lower(
         "of brier = reliability - resolution + uncertainty: squared gap between mean p and share "
         "of labels in each of 15 bins of p, weighted by examples and summed over classes",
-        **_FINAL,
+        is_final=True,
     ),
-    "brier_resolution": Metric(
-        "classification",
-        "1",
-        "higher",
+    "brier_resolution": _higher(
         "of the same: squared gap between the share of labels in each bin and in the split, and "
         "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
         "covariance with the label",
         perfect=math.nan,  # as much as the split's uncertainty
-        **_FINAL,
+        is_final=True,
+        splits=_HELD_OUT,
     ),
     "brier_uncertainty": Metric(
         "classification",
         "1",
         "",
         "of the same: sum over classes of share (1 - share), a fact of the split alone",
-        **_FINAL,
-    ),
-    "nll_raw": Metric(
-        "classification",
-        "nats",
-        "lower",
-        "nll of the prediction itself; only probability links",
+        is_final=True,
         splits=_HELD_OUT,
     ),
-    "ece_raw": Metric(
-        "classification",
-        "1",
-        "lower",
-        "ece of the prediction itself; only probability links",
-        splits=_HELD_OUT,
-    ),
-    "zero_share": Metric(
-        "classification",
-        "1",
-        "lower",
-        "share of labels given probability 0 by the projection",
-        splits=_HELD_OUT,
-    ),
-    "kl": Metric(
-        "classification",
-        "nats",
-        "lower",
-        "KL divergence from the true posterior to the recalibrated prediction, where it is known",
-        splits=_HELD_OUT,
+    "nll_raw": _nats("nll of the prediction itself; only probability links"),
+    "ece_raw": _lower("ece of the prediction itself; only probability links"),
+    "zero_share": _lower("share of labels given probability 0 by the projection"),
+    "kl": _nats(
+        "KL divergence from the true posterior to the recalibrated prediction, where it is known"
     ),
     "entropy_floor": Metric(
         "classification",
@@ -225,52 +169,35 @@ METRICS: dict[str, Metric] = {
         "",
         "mean entropy of the true posterior, where it is known: no prediction has a smaller "
         "expected nll; a fact of the split alone",
-        **_FINAL,
-    ),
-    "tv_posterior": Metric(
-        "classification",
-        "1",
-        "lower",
-        "mean total variation distance, half the sum of absolute differences, from the true "
-        "posterior, where it is known, to the prediction itself, not recalibrated; only "
-        "probability links and strictly proper losses, 0 to 1 on the simplex",
+        is_final=True,
         splits=_HELD_OUT,
     ),
-    "tv_bayes": Metric(
-        "classification",
-        "1",
-        "lower",
+    "tv_posterior": _lower(
+        "mean total variation distance, half the sum of absolute differences, from the true "
+        "posterior, where it is known, to the prediction itself, not recalibrated; only "
+        "probability links and strictly proper losses, 0 to 1 on the simplex"
+    ),
+    "tv_bayes": _lower(
         "the same from the loss's own Bayes point: where its expected value is least at its "
         "parameters, over labels from the true posterior, or with data.targets=distribution "
         "against the posterior itself; only test, over examples with one of "
         "the split's first 40 distinct posteriors",
         splits=("test",),
     ),
-    "accuracy_clean": Metric(
-        "classification",
-        "1",
-        "higher",
+    "accuracy_clean": _higher(
         "accuracy on validation by the labels before label noise; only under label noise, and "
         "nothing is selected by it",
         splits=("validation",),
-        perfect=1.0,
     ),
-    "memorised": Metric(
-        "classification",
-        "1",
-        "lower",
+    "memorised": _lower(
         "of the training examples with a wrong label the share that is predicted as that label; "
         "only under label noise",
         splits=("train",),
     ),
-    "recovered": Metric(
-        "classification",
-        "1",
-        "higher",
+    "recovered": _higher(
         "of the training examples with a wrong label the share that is predicted as its true "
         "label; only under label noise",
         splits=("train",),
-        perfect=1.0,
     ),
     "rmse_clean": Metric(
         "regression",
@@ -322,8 +249,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         cost=0.1,
         metrics={
             "signal_hardest": _observed(
-                "1",
-                _SHARE + "the tenth of the examples (rounded up) with the largest error has",
+                "1", _SHARE + "the tenth of the examples (rounded up) with the largest error has"
             ),
             "signal_mislabelled": _observed(
                 "1", _SHARE + "examples with a corrupted target have; only with corruption"
@@ -359,9 +285,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         "tr(S_W pinv(S_B))/C",
     ),
     "gradient_agreement": Instrument(
-        about="whether other losses would move the parameters the same way",
-        cost=7.0,
-        metrics={},
+        about="whether other losses would move the parameters the same way", cost=7.0, metrics={}
     ),
     "gradient_noise": Instrument(
         about="how much the gradient differs from batch to batch",
@@ -388,8 +312,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         cost=70.0,
         metrics={
             "curvature_top": _observed(
-                "loss/parameter²",
-                "largest eigenvalue of the Hessian of the batch's mean own loss",
+                "loss/parameter²", "largest eigenvalue of the Hessian of the batch's mean own loss"
             ),
             "curvature_trace": _observed(
                 "loss/parameter²", "trace of the same Hessian, estimated without bias"
@@ -431,13 +354,12 @@ OWN_LOSS = "loss:own"
 OF_CLASS = re.compile(r"accuracy:(0|[1-9][0-9]*)")
 """Names of the metrics that are the accuracy of one class, with the number of the class."""
 
-METRIC_OF_CLASS = Metric(
-    "classification",
-    "1",
-    "higher",
+METRIC_OF_CLASS = _higher(
     "accuracy on the examples of one class, of at most 20; none where the split has no such "
     "example",
-    **_FINAL,
+    is_final=True,
+    splits=_HELD_OUT,
+    perfect=0.0,
 )
 
 
@@ -468,18 +390,10 @@ def metric_of(name: str) -> Metric:
 
 
 def direction(metric: str) -> str:
-    """The better direction of a metric: "lower" or "higher"; empty if neither is better.
-
-    Raises:
-        ValueError: The metric is unknown.
-    """
+    """The better direction of a metric: "lower" or "higher"; empty if neither is better."""
     return metric_of(metric).direction
 
 
 def sign(metric: str) -> float:
-    """Factor that turns a metric into a gain: 1 if higher is better, else -1.
-
-    Raises:
-        ValueError: The metric is unknown.
-    """
+    """Factor that turns a metric into a gain: 1 if higher is better, else -1."""
     return 1.0 if direction(metric) == "higher" else -1.0

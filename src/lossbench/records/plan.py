@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from lossbench import store
 from lossbench.errors import ConfigError
 from lossbench.records.columns import SCHEMA, encode
+from lossbench.records.vocabulary import Declaration
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
         runs: Runs by run_id, with the columns of `PLANNED`.
     """
 
-    facts: dict[str, Any]
+    facts: store.Record
     runs: pd.DataFrame
 
 
@@ -73,7 +74,7 @@ def path_of(folder: Path, kind: str, sha256: str) -> Path:
     return folder / f"{kind}-{sha256[:16]}.parquet"
 
 
-def files_of(folder: Path, facts: Mapping[str, Any]) -> list[Path]:
+def files_of(folder: Path, facts: store.Record) -> list[Path]:
     """Paths of the files that sweep.json lists, from its content `facts`."""
     parts = [path_of(folder, "plan", sha256) for sha256 in facts.get("parts", ())]
     drawn = facts.get("curves_sha")
@@ -113,7 +114,7 @@ def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
         ) from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> store.Record:
     """Read and check a sweep's sweep.json; raises the errors of `read_plan`."""
     path = folder / "sweep.json"
     cure = _CURE.format(path)
@@ -137,17 +138,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Frame of planned runs by run_id, from rows with `params` and `tuned` as mappings or JSON."""
-    texts = [
-        {
-            **row,
-            **{
-                key: row[key] if isinstance(row[key], str) else json.dumps(row[key], sort_keys=True)
-                for key in ("params", "tuned")
-                if key in row
-            },
+    texts = []
+    for row in rows:
+        mappings = {key: row[key] for key in ("params", "tuned") if key in row}
+        encoded = {
+            key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for key, value in mappings.items()
         }
-        for row in rows
-    ]
+        texts.append({**row, **encoded})
     return pa.Table.from_pylist(texts, schema=PLANNED).to_pandas().set_index("run_id")
 
 
@@ -166,7 +164,7 @@ def extend_plan(
     new: pd.DataFrame,
     *,
     facts: Mapping[str, Any],
-    declaration: Mapping[str, Any] | None,
+    declaration: Declaration | None,
     recorded: int,
     seen: Mapping[str, Mapping[str, str]],
 ) -> Plan:
@@ -218,8 +216,8 @@ def extend_plan(
 
 
 def _declarations(
-    old: Plan, declaration: Mapping[str, Any] | None, recorded: int
-) -> tuple[list[dict[str, Any]], str]:
+    old: Plan, declaration: Declaration | None, recorded: int
+) -> tuple[list[store.Record], str]:
     """All declarations, including the present one, and its sha256; empty without a present one."""
     known = old.facts["declarations"]
     if declaration is None:
@@ -248,7 +246,7 @@ def is_written(folder: Path, old: Plan, new: Plan) -> bool:
     return is_same and has_curves(folder, old.facts)
 
 
-def has_curves(folder: Path, facts: Mapping[str, Any]) -> bool:
+def has_curves(folder: Path, facts: store.Record) -> bool:
     """Whether the file of the losses' curves exists and has the sha256 in the facts of a plan."""
     try:
         read_listed(folder, "curves", facts["curves_sha"])
@@ -262,13 +260,7 @@ def write_plan(folder: Path, old: Plan, new: Plan, *, curves: bytes) -> None:
 
     New runs become a new part. If old runs leave the plan or their rows change, one new part
     replaces all parts. Files of the old plan stay until the next launch that writes, because other
-    processes may be reading these files.
-
-    Args:
-        folder: Folder of the sweep.
-        old: The plan as read from the folder, or `EMPTY_PLAN`.
-        new: The plan from `extend_plan`.
-        curves: Curves of the losses, as the bytes of a parquet file.
+    processes may be reading these files. `curves` are the bytes of a parquet file.
     """
     if gone := len(old.runs.index.difference(new.runs.index)):
         log.warning(

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from lossbench import store
 from lossbench.records.load import Records, load
@@ -30,10 +28,8 @@ class PackStatus:
     """A pack that is not finished.
 
     Attributes:
-        pack_id: Name of the pack.
         runs: Number of runs.
-        data: Data sets of the runs.
-        losses: Losses of the runs.
+        data, losses: Data sets and losses of the runs.
         step: Updates done at the last checkpoint.
         process: Process that trains the pack, with its machine if it is on another machine; empty
             if the pack waits.
@@ -59,7 +55,6 @@ class Status:
     """The state of a sweep, without the runs that later looks may add.
 
     Attributes:
-        name: Name of the sweep.
         runs: Number of planned runs by status.
         packs: Packs that are not finished, those in training first.
         failed: Failed runs: run_id, data, loss, lr, seed, and the last line of the reason.
@@ -142,24 +137,22 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
     known = [seconds for seconds in rest if seconds is not None]
     processes = max(1, sum(bool(pack.process) for pack in packs))
     counts = runs["status"].value_counts()
+    failed = tuple(
+        {name: store.plain(row[name]) for name in ("run_id", "data", "loss", "lr", "seed")}
+        | {"reason": (str(row["reason"]).strip().splitlines() or [""])[-1]}
+        for row in runs[runs["status"] == "failed"].to_dict("records")
+    )
     return Status(
         name=sweep.plan["name"],
         runs={status: int(counts.get(status, 0)) for status in STATUSES},
         packs=tuple(packs),
-        failed=tuple(_failures(runs)),
+        failed=failed,
         may_go_on=bool(sweep.plan["declarations"]) and not (sweep_dir / SETTLED).exists(),
         # One process trains a pack, so the time is at least that of the longest pack.
         seconds_left=(
             max(sum(known) / processes, *known, 0.0) if len(known) == len(rest) else None
         ),
     )
-
-
-def _failures(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Factors of each run that failed, and the last line of the reason."""
-    for row in runs[runs["status"] == "failed"].to_dict("records"):
-        place = {name: store.plain(row[name]) for name in ("run_id", "data", "loss", "lr", "seed")}
-        yield {**place, "reason": (str(row["reason"]).strip().splitlines() or [""])[-1]}
 
 
 def _job(sweep_dir: Path, pack_id: str) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Declaration = Mapping[str, Any]
+"""Choices that an experiment fixes before training: metric, reference, margin and others by key."""
+
 STATUSES = ("done", "diverged", "failed", "missing")
 """Statuses of a run, from the best to the worst; `load` keeps the best row of a run."""
 
@@ -104,16 +107,10 @@ REPORTS = {
 """Choices of `report=`: how much of the report an experiment writes at its end."""
 
 
-def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
-    """The declared choice for a data set: under the name of the data set, else under the task's.
+def declared(choices: Declaration, *, data: str, task: str) -> Any:
+    """The choice, like one of `primary`, under the name of a data set, else under its task.
 
-    Args:
-        choices: Choices, like those of `primary` or `margin`, by name of a data set or by task.
-        data: Name of the data set.
-        task: "regression" or "classification".
-
-    Returns:
-        The choice; None if nothing was declared for data set or task.
+    None if nothing was declared for either.
     """
     return choices.get(data, choices.get(task))
 

@@ -21,7 +21,16 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
     yield from of_own(loaded, mains)
     for alike in statistics.grouped(mains, "metric", "reference"):
         yield of_verdicts(alike)
-    yield from _changes(verdicts.changes)
+    for (factor, reference), rows in verdicts.changes.groupby(["factor", "reference"], sort=False):
+        moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
+        same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())
+        what = "a difference between losses" if reference else "a loss by itself"
+        yield (
+            f"Does {what} change with {factor}? Of {len(rows)} changes from "
+            f"{rows.base.iloc[0]}, {len(moved)} leave zero out and reach "
+            f"beyond the margin, {same} lie within it, {len(rows) - len(moved) - same} are open."
+        )
+        yield from (f"- {words.change_sentence(row)}" for row in moved.to_dict("records"))
     for finding in essay.of_sweep(verdicts):
         yield f"{finding.says} {finding.verdict}"
 
@@ -29,21 +38,20 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
 def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """Sentence for each loss of the user: its verdicts, with the contexts of each verdict."""
     known = loaded.plan["losses"]
-    names = [loss for comparison in mains for loss in comparison.paired.loss]
-    for loss in dict.fromkeys(names):
+    for loss in dict.fromkeys(loss for one in mains for loss in one.paired.loss):
         if known.get(loss.partition("(")[0], {}).get("family") != "own":
             continue
         places: dict[str, list[str]] = {word: [] for word in (*summary.BUCKETS, "none")}
-        compared = [comparison for comparison in mains if loss in {*comparison.paired.loss}]
-        for comparison in compared:
-            (verdict,) = comparison.paired.verdict[comparison.paired.loss == loss]
-            places[summary.bucket_of(verdict)].append(comparison.label)
+        compared = [one for one in mains if loss in {*one.paired.loss}]
+        for one in compared:
+            (verdict,) = one.paired.verdict[one.paired.loss == loss]
+            places[summary.bucket_of(verdict)].append(one.label)
         parts = [
             f"**{'without a verdict' if word == 'none' else word}** on {words.listed(labels)}"
             for word, labels in places.items()
             if labels
         ]
-        references = words.listed([*dict.fromkeys(comparison.reference for comparison in compared)])
+        references = words.listed([*dict.fromkeys(one.reference for one in compared)])
         yield f"{loss} against {references}: {'; '.join(parts)}."
 
 
@@ -77,12 +85,10 @@ def sentences(rows: pd.DataFrame, metric: str, reference: str) -> str:
     beaten = rows.context[rows.word == "reference diverges"]
     unbeaten, parts = rows[~rows.context.isin({*better.context, *beaten})], []
     if len(unbeaten):
-        losses = [*dict.fromkeys(unbeaten.loss)]
-        who = (
-            f"{losses[0]} does not beat"
-            if len(losses) == 1
-            else f"none of {len(losses)} losses beats"
-        )
+        count = unbeaten.loss.nunique()
+        who = f"none of {count} losses beats"
+        if count == 1:
+            who = f"{unbeaten.loss.iloc[0]} does not beat"
         parts.append(f"{who} {reference} on {_places(unbeaten)}.")
     for kind, subset in (("better", better), ("worse", worse)):
         if len(subset):
@@ -141,18 +147,3 @@ def _gap(rows: pd.DataFrame) -> str:
     if len({*rows.loss}) > 1:
         by = f"{row.loss} {by}"
     return f"{by} on {row.context}" if len({*rows.context}) > 1 else by
-
-
-def _changes(changes: pd.DataFrame) -> Iterator[str]:
-    """Sentences on changes of losses, or of differences, with each factor that is declared."""
-    for (factor, reference), rows in changes.groupby(["factor", "reference"], sort=False):
-        moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
-        same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())
-        what = "a difference between losses" if reference else "a loss by itself"
-        yield (
-            f"Does {what} change with {factor}? Of {len(rows)} changes from "
-            f"{rows.base.iloc[0]}, {len(moved)} leave zero out and reach "
-            f"beyond the margin, {same} lie within it, {len(rows) - len(moved) - same} are open."
-        )
-        for row in moved.to_dict("records"):
-            yield f"- {words.change_sentence(row)}"

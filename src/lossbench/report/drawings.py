@@ -22,7 +22,7 @@ def of_sweep(
     Figures of a context come as soon as the context is judged, to be drawn while others are judged.
 
     Args:
-        verdicts_of_sweep: The sweep's comparisons.
+        verdicts_of_sweep: Comparisons of the sweep.
         sections: Sections whose figures are wanted; for other sections no statistics are computed.
     """
 
@@ -46,7 +46,7 @@ def of_sweep(
                 "robustness": _conditions(group),
             }
         )
-    forests = [drawing for main in mains for drawing in _forest(main)]
+    forests = [drawing for one in mains for drawing in _forest(one)]
     yield from wanted(
         {
             "verdicts": verdicts(mains),
@@ -66,101 +66,68 @@ def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:
 
 def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
     """Figures of the verdicts: maps of several contexts, or the intervals of a single context."""
-    compared = [comparison for comparison in mains if len(comparison.paired)]
-    if len(compared) > 1:
-        return list(_maps(compared))
-    return [drawing for comparison in compared for drawing in _forest(comparison)]
+    compared = [one for one in mains if len(one.paired)]
+    if len(compared) < 2:
+        return [drawing for one in compared for drawing in _forest(one)]
+    maps = []
+    for alike in statistics.grouped(compared, "task"):
+        for those in statistics.grouped(alike, "reference"):
+            task, reference = those[0].task, those[0].reference
+            rows = pd.concat([one.paired.assign(task=task) for one in those], ignore_index=True)
+            ending = "" if len(those) == len(alike) else f"_{slug(reference)}"
+            height, draw = 0.24 * rows.loss.nunique() + 0.75, partial(figures.verdict_map, rows)
+            size, narrow = {"height": height}, {"height": height + 0.35}
+            maps.append(Drawing(f"verdict_map_{task}{ending}", draw, size, narrow, is_single=True))
+    return maps
 
 
-def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, alike in _by_kind([comparison for comparison in mains if len(comparison.paired)]):
-        for reference in dict.fromkeys(comparison.reference for comparison in alike):
-            comparisons = [comparison for comparison in alike if comparison.reference == reference]
-            rows = pd.concat(
-                [comparison.paired.assign(task=kind) for comparison in comparisons],
-                ignore_index=True,
-            )
-            height = 0.24 * rows.loss.nunique() + 0.75
-            ending = "" if len(comparisons) == len(alike) else f"_{slug(reference)}"
-            yield Drawing(
-                f"verdict_map_{kind}{ending}",
-                partial(figures.verdict_map, rows),
-                {"height": height},
-                narrow={"height": height + 0.35},
-                is_single=True,
-            )
-
-
-def _by_kind(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
-    kinds = [str(comparison.runs.task.dropna().iloc[0]) for comparison in comparisons]
-    for kind in dict.fromkeys(kinds):
-        yield (
-            kind,
-            [comparison for comparison, its in zip(comparisons, kinds, strict=True) if its == kind],
-        )
-
-
-def _forest(comparison: Comparison) -> Iterator[Drawing]:
-    if len(comparison.paired):
-        size, draw = (
-            {"height": 0.32 * len(comparison.paired) + 0.2},
-            partial(figures.forest, comparison.paired),
-        )
-        yield Drawing(
-            f"forest_{comparison.name}", draw, size, is_single=True, context=comparison.label
-        )
+def _forest(one: Comparison) -> Iterator[Drawing]:
+    if len(one.paired):
+        size, draw = {"height": 0.32 * len(one.paired) + 0.2}, partial(figures.forest, one.paired)
+        yield Drawing(f"forest_{one.name}", draw, size, is_single=True, context=one.label)
 
 
 def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
     """Figure of a context's comparison at each condition; none if there is only one condition."""
-    comparisons = [comparison for comparison in group if len(comparison.paired)]
-    if len(comparisons) < 2:
+    compared = [one for one in group if len(one.paired)]
+    if len(compared) < 2:
         return
-    settings = [records.CONDITIONS[comparison.condition].short for comparison in comparisons]
-    parts = zip(comparisons, settings, strict=True)
-    rows = pd.concat(
-        [comparison.paired.assign(setting=each) for comparison, each in parts], ignore_index=True
-    )
-    label, size = comparisons[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
+    parts = [one.paired.assign(setting=records.CONDITIONS[one.condition].short) for one in compared]
+    rows, first = pd.concat(parts, ignore_index=True), compared[0]
     draw = partial(
         figures.side_by_side,
         rows,
-        question=f"Does the verdict hold at other learning rates on {figures.label(label, 60)}?",
+        question="Does the verdict hold at other learning rates on "
+        f"{figures.label(first.label, 60)}?",
         note="Own: the loss's best learning rate; the reference's: the best of "
-        f"{comparisons[0].reference} for all, with the seeds of the first look.",
+        f"{first.reference} for all, with the seeds of the first look.",
     )
-    yield Drawing(f"conditions_{comparisons[0].name}", draw, size, is_single=True, context=label)
+    size = {"height": 0.4 * rows.loss.nunique() + 0.45}
+    yield Drawing(f"conditions_{first.name}", draw, size, is_single=True, context=first.label)
 
 
-def _tuning(comparison: Comparison) -> Iterator[Drawing]:
-    rates = comparison.rates
+def _tuning(one: Comparison) -> Iterator[Drawing]:
+    rates = one.rates
     if len({*rates.lr}) < 2 or not rates.value.notna().any():
         return
     metric, rows = str(rates.metric.iloc[0]), statistics.excess(rates)
-    yield Drawing(
-        f"learning_rate_sensitivity_{comparison.name}",
-        partial(figures.learning_rate_sensitivity, rates, reference=comparison.reference),
-        {"panels": rates.loss.nunique(), "shared": "x" if metric == records.OWN_LOSS else "both"},
-        context=comparison.label,
-    )
-    if metric == records.OWN_LOSS or not len(comparison.paired) or not rows.ratio.notna().any():
+    shared = "x" if metric == records.OWN_LOSS else "both"
+    draw = partial(figures.learning_rate_sensitivity, rates, reference=one.reference)
+    size = {"panels": rates.loss.nunique(), "shared": shared}
+    yield Drawing(f"learning_rate_sensitivity_{one.name}", draw, size, context=one.label)
+    if metric == records.OWN_LOSS or not len(one.paired) or not rows.ratio.notna().any():
         return  # losses have no common unit, or there is no margin to draw
-    budgets = statistics.budget_curve(comparison.grid, metric=metric)
-    margin = float(comparison.paired.margin.iloc[0])
-    yield Drawing(
-        f"learning_rate_cost_{comparison.name}",
-        partial(figures.learning_rate_cost, rows, budgets=budgets, margin=margin),
-        {"panels": 2, "shared": "none", "height": 1.8},
-        narrow={"columns": 1},
-        context=comparison.label,
-    )
+    budgets = statistics.budget_curve(one.grid, metric=metric)
+    margin = float(one.paired.margin.iloc[0])
+    draw = partial(figures.learning_rate_cost, rows, budgets=budgets, margin=margin)
+    size, narrow = {"panels": 2, "shared": "none", "height": 1.8}, {"columns": 1}
+    yield Drawing(f"learning_rate_cost_{one.name}", draw, size, narrow, context=one.label)
 
 
 def _shapes(loaded: records.Records) -> Iterator[Drawing]:
-    shapes = loaded.curves
-    for task, rows in shapes.groupby("task") if len(shapes) else ():
-        three = {"panels": 3, "shared": "none", "height": 1.7}
-        draw, narrow = partial(figures.loss_shapes, rows), {"columns": 1}
+    three, narrow = {"panels": 3, "shared": "none", "height": 1.7}, {"columns": 1}
+    for task, rows in loaded.curves.groupby("task") if len(loaded.curves) else ():
+        draw = partial(figures.loss_shapes, rows)
         yield Drawing(f"loss_shapes_{task}", draw, three, narrow, is_exact=True)
         if task == "classification" and (rows.weight > 0).any():
             draw = partial(figures.error_weight, rows)
@@ -170,91 +137,64 @@ def _shapes(loaded: records.Records) -> Iterator[Drawing]:
 def _dynamics(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
     if not mains:
         return
-    runs = pd.concat([comparison.runs for comparison in mains])
+    runs = pd.concat([one.runs for one in mains])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
     steps, layers = (
         statistics.trajectories(loaded, runs, confidence=confidence, table=table)
         for table in ("steps", "layers")
     )
-    for comparison in mains:
-        context = comparison.runs.context.iloc[0]
-        yield from _courses(
-            comparison, *(rows[rows.context == context] for rows in (steps, layers))
-        )
+    for one in mains:
+        mine, by_layer = (rows[rows.context == one.context] for rows in (steps, layers))
+        if len({*mine.step}) > 1 and mine[mine.measure == "gradient_norm"].value.notna().any():
+            size, narrow = {"panels": 3, "shared": "x", "height": 1.7}, {"columns": 1}
+            draw = partial(figures.error_signal, mine)
+            yield Drawing(f"error_signal_{one.name}", draw, size, narrow, context=one.label)
+        if len({*by_layer.layer}) > 1 and len({*by_layer.step}) > 1:
+            size = {"panels": by_layer.layer.nunique(), "height": 1.5}
+            draw = partial(figures.layer_gradients, by_layer)
+            yield Drawing(f"layer_gradients_{one.name}", draw, size, context=one.label)
 
 
-def _courses(
-    comparison: Comparison, mine: pd.DataFrame, by_layer: pd.DataFrame
-) -> Iterator[Drawing]:
-    if len({*mine.step}) > 1 and mine[mine.measure == "gradient_norm"].value.notna().any():
-        size = {"panels": 3, "shared": "x", "height": 1.7}
-        draw = partial(figures.error_signal, mine)
-        yield Drawing(
-            f"error_signal_{comparison.name}",
-            draw,
-            size,
-            narrow={"columns": 1},
-            context=comparison.label,
-        )
-    if len({*by_layer.layer}) > 1 and len({*by_layer.step}) > 1:
-        size = {"panels": by_layer.layer.nunique(), "height": 1.5}
-        draw = partial(figures.layer_gradients, by_layer)
-        yield Drawing(f"layer_gradients_{comparison.name}", draw, size, context=comparison.label)
-
-
-def _learning(comparison: Comparison) -> Iterator[Drawing]:
-    is_wanted = (comparison.evals.metric == comparison.metric) & (
-        comparison.evals.split == "validation"
-    )
-    evals = comparison.evals[is_wanted]
-    evals = evals[evals.run_id.isin(comparison.runs.run_id)]
-    confidence = float(comparison.summary.confidence.iloc[0])
-    learnt = statistics.curves(
-        statistics.joined(evals, comparison.runs), value="value", confidence=confidence
-    ).assign(metric=comparison.metric, split="validation")
-    learnt = statistics.with_losses_of_runs(learnt, comparison.runs)
-    if learnt.value.notna().any() and len({*learnt.step}) > 1:
-        draw = partial(figures.learning_curves, learnt, reference=comparison.reference)
-        size = {"panels": learnt.loss.nunique()}
-        yield Drawing(f"learning_curves_{comparison.name}", draw, size, context=comparison.label)
+def _learning(one: Comparison) -> Iterator[Drawing]:
+    is_wanted = (one.evals.metric == one.metric) & (one.evals.split == "validation")
+    evals = one.evals[is_wanted & one.evals.run_id.isin(one.runs.run_id)]
+    confidence = float(one.summary.confidence.iloc[0])
+    joined = statistics.joined(evals, one.runs)
+    curves = statistics.curves(joined, value="value", confidence=confidence)
+    curves = curves.assign(metric=one.metric, split="validation")
+    curves = statistics.with_losses_of_runs(curves, one.runs)
+    if curves.value.notna().any() and len({*curves.step}) > 1:
+        draw = partial(figures.learning_curves, curves, reference=one.reference)
+        size = {"panels": curves.loss.nunique()}
+        yield Drawing(f"learning_curves_{one.name}", draw, size, context=one.label)
 
 
 def _targets(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, comparisons in _by_kind(mains):
-        times = [comparison.times_to_target for comparison in comparisons]
-        rows = [each.assign(task=kind) for each in times if len(each) and _is_telling(each)]
+    for alike in statistics.grouped(mains, "task"):
+        task, rows = alike[0].task, []
+        for times in (one.times_to_target for one in alike):
+            curves = times[["steps", "survival"]].to_numpy() if len(times) else ()
+            if len({*map(tuple, curves)}) > 1 and times.reached.any():
+                rows.append(times.assign(task=task))
         if rows:
-            yield Drawing(
-                f"time_to_target_{kind}",
-                partial(figures.time_to_target, pd.concat(rows, ignore_index=True)),
-                {"panels": len(rows), "columns": 3, "shared": "y", "height": 1.55},
-            )
+            draw = partial(figures.time_to_target, pd.concat(rows, ignore_index=True))
+            size = {"panels": len(rows), "columns": 3, "shared": "y", "height": 1.55}
+            yield Drawing(f"time_to_target_{task}", draw, size)
 
 
-def _is_telling(times: pd.DataFrame) -> bool:
-    """Whether any run reaches the target, and the curves of the losses are not all equal."""
-    return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
+def _calibration(one: Comparison) -> Iterator[Drawing]:
+    rows = one.summary[one.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
+    if rows.value[rows.metric == "nll"].notna().any():
+        size = {"panels": 2, "shared": "none", "height": 0.25 * rows.loss.nunique() + 0.4}
+        draw, narrow = partial(figures.calibration, rows), {"columns": 1}
+        yield Drawing(f"calibration_{one.name}", draw, size, narrow, context=one.label)
 
 
-def _calibration(comparison: Comparison) -> Iterator[Drawing]:
-    rows = comparison.summary[comparison.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
-    if len(rows) and rows.value[rows.metric == "nll"].notna().any():
-        yield Drawing(
-            f"calibration_{comparison.name}",
-            partial(figures.calibration, rows),
-            {"panels": 2, "shared": "none", "height": 0.25 * rows.loss.nunique() + 0.4},
-            narrow={"columns": 1},
-            context=comparison.label,
-        )
-
-
-def _cross(comparison: Comparison) -> Iterator[Drawing]:
-    rows = statistics.cross_losses(comparison.runs, comparison.evals)
+def _cross(one: Comparison) -> Iterator[Drawing]:
+    rows = statistics.cross_losses(one.runs, one.evals)
     if len({*rows.loss}) > 1:
         size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
-        yield Drawing(
-            f"cross_loss_{comparison.name}", draw, size, is_single=True, context=comparison.label
-        )
+        yield Drawing(f"cross_loss_{one.name}", draw, size, is_single=True, context=one.label)
 
 
 def _noise(mains: Sequence[Comparison]) -> Iterator[Drawing]:

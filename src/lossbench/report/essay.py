@@ -7,6 +7,7 @@ Source:
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,17 +73,18 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
     """
     if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
-    declared = [comparison for comparison in together if comparison.is_declared]
+    declared = [one for one in together if one.is_declared]
+    mains = [
+        one for one in declared if one.is_main and _factor(one, "init.from", "random") == "random"
+    ]
     parts = (
-        _error_signal([comparison for comparison in declared if comparison.is_main], loaded),
-        _linear_in_target([comparison for comparison in declared if comparison.is_main], loaded),
+        _error_signal(mains, loaded),
+        _linear_in_target(mains, loaded.plan),
         _confidently_wrong(declared, loaded),
         _link_by_loss(declared),
     )
-    there = [part for part in parts if part is not None]
-    if not any(comparison.declared.is_smoke for comparison in together):
-        return there
-    return [replace(part, verdict=f"SMOKE: {part.verdict}") for part in there]
+    mark = "SMOKE: " if any(one.declared.is_smoke for one in together) else ""
+    return [replace(part, verdict=f"{mark}{part.verdict}") for part in parts if part is not None]
 
 
 def as_text(verdicts: statistics.Verdicts) -> str:
@@ -97,11 +99,8 @@ def as_text(verdicts: statistics.Verdicts) -> str:
 
 
 def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    usual = [
-        comparison for comparison in mains if _factor(comparison, "init.from", "random") == "random"
-    ]
     signals = statistics.signals(loaded)
-    table = pd.DataFrame([row for comparison in usual for row in _signal_rows(comparison, signals)])
+    table = pd.DataFrame(row for one in mains for row in _signal_rows(one, signals))
     if table.empty:
         return None
     least = table.groupby("loss").cosine.min()
@@ -115,9 +114,9 @@ def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Findi
         measured.append(
             f"Furthest astray on a context is {astray.index[0]}: {astray.iloc[0]:.2f} on average."
         )
-    for label, rows in table[table.context.isin(_without_noise(usual, loaded.plan))].groupby(
-        "context"
-    ):
+    fns = {name: facts.get("fn") for name, facts in loaded.plan["data"].items()}
+    noiseless = [one.label for one in mains if fns.get(one.runs.data.iloc[0]) == "clean_linear"]
+    for label, rows in table[table.context.isin(noiseless)].groupby("context"):
         ends = [
             f"{r.loss} {r.final_error_norm:.1g} (norm of the parameters' gradient "
             f"{r.final_gradient_norm:.1g})"
@@ -143,21 +142,11 @@ def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Findi
     )
 
 
-def _without_noise(comparisons: Sequence[Comparison], plan: Mapping[str, Any]) -> list[str]:
-    """Labels of the contexts without noise, in which the error is zero at the optimum."""
-    data = {name: facts.get("fn") for name, facts in plan["data"].items()}
-    return [
-        comparison.label
-        for comparison in comparisons
-        if data.get(comparison.runs.data.iloc[0]) == "clean_linear"
-    ]
-
-
-def _signal_rows(comparison: Comparison, signals: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    runs = statistics.convergence(comparison.runs, signals, comparison.evals)
+def _signal_rows(one: Comparison, signals: pd.DataFrame) -> Iterator[dict[str, object]]:
+    runs = statistics.convergence(one.runs, signals, one.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
-            "context": comparison.label,
+            "context": one.label,
             "loss": row.loss,
             "n": row.n,
             "cosine": row.mean_cosine,
@@ -176,23 +165,25 @@ def _signal_rows(comparison: Comparison, signals: pd.DataFrame) -> Iterator[dict
 KINDS = {"sampled": "labels drawn from it", "distribution": "the distribution itself"}
 
 
-def _linear_in_target(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    known = [
-        comparison
-        for comparison in mains
-        if comparison.runs.get("tv_bayes", pd.Series()).notna().any()
-    ]
-    known = [
-        comparison for comparison in known if _factor(comparison, "init.from", "random") == "random"
-    ]
-    table = pd.DataFrame(
-        [row for comparison in known for row in _distance_rows(comparison, loaded.plan)]
-    )
+def _linear_in_target(mains: Sequence[Comparison], plan: Mapping[str, Any]) -> Finding | None:
+    known = [one for one in mains if one.runs.get("tv_bayes", pd.Series()).notna().any()]
+    table = pd.DataFrame(row for one in known for row in _distance_rows(one, plan))
     if table.empty:
         return None
     table = table.merge(_costs_of_labels(known), on=["place", "loss"], how="left")
     most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
-    sentences = [*_distance_sentences(most), *_cost_sentences(most)]
+    sentences = []
+    for (data, kind, _), rows in most.groupby(["data", "targets", "place"], sort=False):
+        ends = [
+            f"{r.loss} {rounded(r.tv_posterior, r.tv_posterior_half)} "
+            f"({rounded(r.tv_bayes, r.tv_bayes_half)})"
+            for r in rows.itertuples()
+        ]
+        sentences.append(
+            f"{data}, taught by {KINDS[kind]}: distance to the posterior, and to the loss's own "
+            f"Bayes point: {', '.join(ends)}."
+        )
+    sentences += _cost_sentences(most)
     return Finding(
         "finding_2_linear_in_target",
         "Cross entropy is minimised where prediction is target, and is linear in the target.",
@@ -209,82 +200,67 @@ def _linear_in_target(mains: Sequence[Comparison], loaded: records.Records) -> F
     )
 
 
-def _distance_rows(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for loss, mine in comparison.runs.groupby("loss", sort=False):
+def _distance_rows(one: Comparison, plan: Mapping[str, Any]) -> Iterator[Mapping[str, object]]:
+    for loss, mine in one.runs.groupby("loss", sort=False):
         claims = plan["losses"].get(str(loss).partition("(")[0], {}).get("claims", [])
         row = {
-            "place": _place(comparison),
-            "data": comparison.runs.data.iloc[0],
+            "place": _place(one),
+            "data": one.runs.data.iloc[0],
             "loss": loss,
-            "targets": _factor(comparison, "targets", "sampled"),
-            "sample_size": _sample_size(comparison),
+            "targets": _factor(one, "targets", "sampled"),
+            "sample_size": int(_factor(one, "data.params.examples", 0)),
             "linear_in_target": "linear_in_target" in claims,
         }
         for metric in ("tv_posterior", "tv_bayes"):
-            one = statistics.estimate(mine[metric])
-            row |= {metric: one.value, f"{metric}_half": (one.high - one.low) / 2}
+            mean = statistics.estimate(mine[metric])
+            row |= {metric: mean.value, f"{metric}_half": (mean.high - mean.low) / 2}
         yield row | {"n": int(mine.tv_posterior.notna().sum())}
 
 
 def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     """Costs of sampled against distribution targets, from contexts that differ in nothing else."""
     by_place: dict[str, dict[str, Comparison]] = {}
-    for comparison in known:
-        by_place.setdefault(_place(comparison), {})[_factor(comparison, "targets", "sampled")] = (
-            comparison
-        )
+    for one in known:
+        by_place.setdefault(_place(one), {})[_factor(one, "targets", "sampled")] = one
+    columns = ["place", "loss", "cost_of_labels", "low", "high"]
     costs = []
     for place, kinds in by_place.items():
         if kinds.keys() != KINDS.keys():
             continue
         dense, labels = kinds["distribution"], kinds["sampled"]
+        rule = replace(labels.rule, metric="tv_posterior", average="mean", margin=0.0)
         try:
-            rows = statistics.contrasted(
-                dense.every_run,
-                labels.every_run,
-                replace(labels.rule, metric="tv_posterior", average="mean", margin=0.0),
-            )
+            rows = statistics.contrasted(dense.every_run, labels.every_run, rule)
         except ValueError:  # no pairs: another machine, or edited code
             continue
-        rows = rows.assign(place=place, cost_of_labels=rows.difference)
-        costs.append(rows[["place", "loss", "cost_of_labels", "low", "high"]])
-    empty = pd.DataFrame(columns=["place", "loss", "cost_of_labels", "low", "high"])
-    return pd.concat(costs) if costs else empty
+        costs.append(rows.assign(place=place, cost_of_labels=rows.difference)[columns])
+    return pd.concat(costs) if costs else pd.DataFrame(columns=columns)
 
 
-def _place(comparison: Comparison) -> str:
+def _place(one: Comparison) -> str:
     """Key that is equal for two contexts if they differ in nothing but the kind of targets."""
-    text = next(text for text in comparison.runs.config if isinstance(text, str) and text)
+    text = next(text for text in one.runs.config if isinstance(text, str) and text)
     varied = ("loss.", "seed", "lr", "source_sha", "targets")
     factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(varied)}
     return repr(sorted(factors.items(), key=str))
 
 
-def _distance_sentences(most: pd.DataFrame) -> Iterator[str]:
-    for (data, kind, _), rows in most.groupby(["data", "targets", "place"], sort=False):
-        ends = [
-            f"{r.loss} {rounded(r.tv_posterior, r.tv_posterior_half)} "
-            f"({rounded(r.tv_bayes, r.tv_bayes_half)})"
-            for r in rows.itertuples()
-        ]
-        yield (
-            f"{data}, taught by {KINDS[kind]}: distance to the posterior, and to the loss's own "
-            f"Bayes point: {', '.join(ends)}."
-        )
-
-
 def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
     """Sentences on the cost of labels, for losses linear in the target and for other losses."""
+    # A loss that ends far off even with the distribution has not arrived: its cost means little.
+    dense = most[most.targets == "distribution"].groupby(["place", "loss"]).tv_posterior.max()
     paid = most[(most.targets == "sampled") & most.cost_of_labels.notna()]
     for (data, _), rows in paid.groupby(["data", "place"], sort=False):
         parts = []
         linear_first = rows.sort_values("linear_in_target", ascending=False, kind="stable")
         for is_linear, mine in linear_first.groupby("linear_in_target", sort=False):
-            ends = [
-                f"{r.loss} {r.cost_of_labels:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
-                + _not_arrived(most, r)
-                for r in mine.sort_values("cost_of_labels").itertuples()
-            ]
+            ends = []
+            for r in mine.sort_values("cost_of_labels").itertuples():
+                left = float(dense.get((r.place, r.loss), math.nan))
+                text = f"{r.loss} {r.cost_of_labels:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
+                if left > 0.02:
+                    text += f" (taught by the distribution it still ends {left:.2f} off)"
+                ends.append(text)
             kind = "losses linear in the target" if is_linear else "others"
             parts.append(f"{kind} {', '.join(ends)}")
         yield (
@@ -293,33 +269,17 @@ def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _not_arrived(most: pd.DataFrame, row: Any) -> str:
-    """Remark on a loss that ends far off even with the distribution: a small cost means little."""
-    alike = most[(most.place == row.place) & (most.loss == row.loss)]
-    left = float(alike.tv_posterior[alike.targets == "distribution"].max())
-    return f" (taught by the distribution it still ends {left:.2f} off)" if left > 0.02 else ""
-
-
-def _sample_size(comparison: Comparison) -> int:
-    """Parameter `examples` of the data set; 0 if the data set has no such parameter."""
-    return int(_factor(comparison, "data.params.examples", 0))
-
-
 # ---- 3 -------------------------------------------------------------------------------------------
 
 
 def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    wrong = [t for t in declared if _factor(t, "init.from", "random") == "permuted_labels"]
-    table = pd.DataFrame(
-        [row for comparison in wrong for row in _recovery_rows(comparison, loaded)]
-    )
+    wrong = [one for one in declared if _factor(one, "init.from", "random") == "permuted_labels"]
+    table = pd.DataFrame(row for one in wrong for row in _recovery_rows(one, loaded))
     if table.empty:
         return None
     sentences = {}
     for (context, condition), rows in table.groupby(["context", "condition"], sort=False):
-        times = rows.sort_values(["median_steps", "loss"]).rename(
-            columns={"median_steps": "median"}
-        )
+        times = rows.rename(columns={"median_steps": "median"}).sort_values(["median", "loss"])
         ends = [updates_taken(row) for row in times.to_dict("records")]
         sentences[context, condition] = (
             f"{context}, {records.CONDITIONS[condition].short}: updates until "
@@ -347,32 +307,28 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
     )
 
 
-def _recovery_rows(comparison: Comparison, loaded: records.Records) -> Iterator[dict[str, Any]]:
-    kind, data = str(comparison.runs.task.iloc[0]), str(comparison.runs.data.iloc[0])
-    target = records.declared(
-        statistics.declaration_of(loaded.plan)["targets"], data=data, task=kind
-    )
-    if target is None:
+def _recovery_rows(one: Comparison, loaded: records.Records) -> Iterator[dict[str, object]]:
+    kind, data = str(one.runs.task.iloc[0]), str(one.runs.data.iloc[0])
+    targets = statistics.declaration_of(loaded.plan)["targets"]
+    declared = records.declared(targets, data=data, task=kind)
+    if declared is None:
         return
+    target = float(declared)
     times = statistics.time_to(
-        comparison.runs,
-        comparison.evals,
-        metric=comparison.metric,
-        target=float(target),
-        split="validation",
+        one.runs, one.evals, metric=one.metric, target=target, split="validation"
     )
     starts = loaded.sql("select run_id, output_gradient_norm from steps where step = 0")
     starts = starts.set_index("run_id").output_gradient_norm
     for row in times.itertuples():
-        mine = comparison.runs[comparison.runs.loss == row.loss]
+        mine = one.runs[one.runs.loss == row.loss]
         yield {
-            "context": comparison.label,
-            "condition": comparison.condition,
+            "context": one.label,
+            "condition": one.condition,
             "loss": row.loss,
             "n": row.n,
             "reached": row.reached,
-            "metric": comparison.metric,
-            "target": float(target),
+            "metric": one.metric,
+            "target": target,
             "budget": row.budget,
             "median_steps": row.median,
             "initial_output_gradient": statistics.geometric_mean(mine.run_id.map(starts)),
@@ -389,20 +345,29 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
         main = group[0]
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
-        for comparison in group:
-            rows += list(_crossed(comparison))
+        rows += [row for one in group for row in _crossed(one)]
     if not rows:
         return None
     table = pd.DataFrame(rows)
-    measured, paired = [], _paired_to_reference(declared, wanted)
+    within = {}
+    for one in declared:
+        paired = one.paired[one.paired.loss.isin(wanted)]
+        if one.is_main and len(paired):
+            ends = [
+                f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
+                for r in paired.itertuples()
+            ]
+            text = f" Within seeds, minus {one.reference}: {', '.join(ends)}."
+            within[one.label, one.metric] = text
+    measured = []
     own = table[table.condition == "own_lr"]
     for (label, metric), cell in own.groupby(["context", "metric"], sort=False):
         kinds = [
             f"{r.kind} loss: " + ", ".join(f"{link} {getattr(r, link)}" for link in LINKS)
             for r in cell.itertuples()
         ]
-        within = paired.get((label, metric), "")
-        measured.append(f"{label}, {metric}, each at its own rate: {'; '.join(kinds)}.{within}")
+        text = f"{label}, {metric}, each at its own rate: {'; '.join(kinds)}."
+        measured.append(text + within.get((label, metric), ""))
     return Finding(
         "finding_4_link_by_loss",
         "The simple gradient belongs to a loss and its link together, not to the loss alone.",
@@ -416,41 +381,18 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
     )
 
 
-def _paired_to_reference(
-    declared: Sequence[Comparison], wanted: set[str]
-) -> dict[tuple[str, str], str]:
-    """Sentences on paired differences within seeds at own rates, by context label and metric."""
-    sentences = {}
-    for comparison in declared:
-        rows = comparison.paired[comparison.paired.loss.isin(wanted)]
-        if comparison.is_main and len(rows):
-            ends = [
-                f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
-                for r in rows.itertuples()
-            ]
-            within = f" Within seeds, minus {comparison.reference}: {', '.join(ends)}."
-            sentences[comparison.label, comparison.metric] = within
-    return sentences
-
-
-def _crossed(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    for metric in dict.fromkeys((comparison.metric, "nll")):
-        known = comparison.summary[comparison.summary.metric == metric].set_index("loss")
+def _crossed(one: Comparison) -> Iterator[dict[str, str]]:
+    for metric in dict.fromkeys((one.metric, "nll")):
+        known = one.summary[one.summary.metric == metric].set_index("loss")
         for kind, by_link in LINK_BY_LOSS.items():
-            cells = {
-                link: _cell(comparison, known, loss) if loss else "the square"
-                for link, loss in by_link.items()
-            }
-            first = {
-                "context": comparison.label,
-                "condition": comparison.condition,
-                "metric": metric,
-            }
-            yield first | {"kind": kind} | cells
+            first = {"context": one.label, "condition": one.condition, "metric": metric}
+            yield first | {"kind": kind} | {link: _cell(known, by_link[link]) for link in LINKS}
 
 
-def _cell(comparison: Comparison, known: pd.DataFrame, loss: str) -> str:
+def _cell(known: pd.DataFrame, loss: str) -> str:
     """Mean ± half its interval, or the number of runs that diverged, failed or are missing."""
+    if not loss:
+        return "the square"
     if loss not in known.index:
         return "not run"
     row = known.loc[loss]
@@ -466,7 +408,7 @@ def _cell(comparison: Comparison, known: pd.DataFrame, loss: str) -> str:
 # ---- words and numbers ---------------------------------------------------------------------------
 
 
-def _factor(comparison: Comparison, name: str, default: Any) -> Any:
+def _factor(one: Comparison, name: str, default: Any) -> Any:
     """Factor of the context's runs, by dotted name in the recorded configuration."""
-    configs = [text for text in comparison.runs.config if isinstance(text, str) and text]
+    configs = [text for text in one.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default

@@ -13,6 +13,7 @@ from lossbench.report import words
 from lossbench.report.summary import LONG_UNIT, counted_from_to
 from lossbench.report.words import listed
 from lossbench.statistics import Comparison
+from lossbench.statistics.declared import Declaration
 
 
 def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
@@ -37,8 +38,8 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
 
 
 def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
-    losses = sorted({loss for comparison in mains for loss in comparison.runs.loss})
-    kinds = [f"{comparison.label} ({_task(comparison)})" for comparison in mains]
+    losses = sorted({loss for one in mains for loss in one.runs.loss})
+    kinds = [f"{one.label} ({'; '.join([*_setup(one), _training(one)])})" for one in mains]
     names = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
     verb = "compared" if len(losses) > 1 else "trained"
     yield f"We {verb} {names} on {listed(kinds)}."
@@ -50,36 +51,24 @@ def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def _task(comparison: Comparison) -> str:
-    """Examples, model and training of a context, for a parenthesis."""
-    return "; ".join([*_examples(comparison), *_model(comparison), _training(comparison)])
-
-
-def _examples(comparison: Comparison) -> Iterator[str]:
-    """Number of examples of each split, if recorded."""
-    counts = {
-        split: comparison.runs.get(f"{split}_examples", NO_COUNTS).dropna()
-        for split in records.SPLITS
-    }
+def _setup(one: Comparison) -> Iterator[str]:
+    """Number of examples of each split, and model with settings and size, as far as recorded."""
+    counts = {split: _counts(one.runs, f"{split}_examples") for split in records.SPLITS}
     if all(map(len, counts.values())):
         texts = [f"{counted_from_to(count, ',')} {split}" for split, count in counts.items()]
         yield f"{listed(texts)} examples".replace(" train,", " training,")
-
-
-def _model(comparison: Comparison) -> Iterator[str]:
-    """Model with its settings and the number of learned parameters."""
-    model = config_of(comparison.runs).get("model")
+    model = config_of(one.runs).get("model")
     if model is None:
         return
     settings = [f"{name.replace('_', ' ')} {value}" for name, value in model["params"].items()]
-    learned = comparison.runs.get("parameters", NO_COUNTS).dropna()
-    if len(learned):
+    if len(learned := _counts(one.runs, "parameters")):
         settings.append(f"{counted_from_to(learned, ',')} parameters")
     yield " with ".join(text for text in (f"{model['name']}", listed(settings)) if text)
 
 
-NO_COUNTS = pd.Series(dtype=float)
-"""Values of a column that older records do not have."""
+def _counts(runs: pd.DataFrame, name: str) -> pd.Series:
+    """Values of a column; none if the records are older than the column."""
+    return runs.get(name, pd.Series(dtype=float)).dropna()
 
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion"}
@@ -87,9 +76,9 @@ OPTIMIZERS |= {"muon": "Muon (and AdamW for all but matrices of hidden layers)"}
 """Names of optimizers in a paper."""
 
 
-def _training(comparison: Comparison) -> str:
-    facts = config_of(comparison.runs)
-    name = str(comparison.runs.optimizer.iloc[0])
+def _training(one: Comparison) -> str:
+    facts = config_of(one.runs)
+    name = str(one.runs.optimizer.iloc[0])
     parts = [OPTIMIZERS.get(name, name)]
     if facts.get("momentum"):
         parts.append(f"momentum {facts['momentum']:g}")
@@ -113,21 +102,19 @@ def config_of(runs: pd.DataFrame) -> dict[str, Any]:
     return json.loads(texts[0]) if texts else {}
 
 
-def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterator[str]:
-    chosen = [comparison for comparison in mains if comparison.is_declared]
+def _tuning(mains: Sequence[Comparison], question: Declaration) -> Iterator[str]:
+    chosen = [one for one in mains if one.is_declared]
     if not chosen:
         yield (
             "Nothing was declared before the runs; where several learning rates were run, each "
             "loss is shown at its best on validation, and all of this is exploratory."
         )
         return
-    budgets = pd.concat([comparison.budgets for comparison in chosen])
-    rates = pd.concat([comparison.rates for comparison in chosen])
-    chosen_by = sorted({selected_by(comparison) for comparison in chosen})
-    candidates = counted_from_to(budgets.candidates)
-    more = [key for key in question["tuned"] if key != "optimizer.lr"]
+    candidates = counted_from_to(pd.concat([one.budgets for one in chosen]).candidates)
+    rates = pd.concat([one.rates for one in chosen])
+    chosen_by = sorted({selected_by(one) for one in chosen})
+    more, looks = [key for key in question["tuned"] if key != "optimizer.lr"], question["looks"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
-    looks = [f"{look}" for look in question["looks"]]
     yield (
         f"{what} of each loss is that with the best {_averages(chosen)} over all seeds on the "
         f"validation split by {listed(chosen_by)}, of {candidates} candidates between "
@@ -143,49 +130,43 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
 
 
 def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
-    question, declared = (
-        statistics.declaration_of(loaded.plan),
-        loaded.plan.get("declarations") or [],
-    )
-    judged = [comparison for comparison in mains if len(comparison.paired)]
-    metrics = {f"{comparison.metric} on {comparison.split}" for comparison in mains}
+    question = statistics.declaration_of(loaded.plan)
+    declared = loaded.plan.get("declarations") or []
+    metrics = sorted({f"{one.metric} on {one.split}" for one in mains})
     is_last = question["endpoint"] == "last"
     when = "after the last update" if is_last else "at the validation-best step"
-    yield f"Models were judged by {listed(sorted(metrics))} {when}."
+    yield f"Models were judged by {listed(metrics)} {when}."
     if declared and declared[0]["runs_before"] == 0:
         yield (
             "Metrics, references, margins and losses were declared before the first run (sha256 "
             f"{declared[0]['sha256'][:16]}); what was added later is marked as exploratory."
         )
-        seen = pd.concat([comparison.seen for comparison in mains])
-        count = sum(len(comparison.runs) for comparison in mains)
+        seen, count = pd.concat([one.seen for one in mains]), sum(len(one.runs) for one in mains)
         if text := words.seen_text(seen, count=count):
             yield f"{text}, as far as they rest on these runs."
+    judged = [one for one in mains if len(one.paired)]
     if not judged:
         return
-    pairs = counted_from_to(pd.concat([comparison.paired.pairs for comparison in judged]))
-    margins = [*_margins(judged)]
-    references = sorted({comparison.reference for comparison in judged})
+    pairs = counted_from_to(pd.concat([one.paired.pairs for one in judged]))
+    references = sorted({one.reference for one in judged})
+    averages = {one.rule.average for one in judged}
+    lengths = " ".join(text for average, text in LENGTHS.items() if average in averages)
     yield (
         f"Each loss was compared with {listed(references)} by the {_averages(judged)} of paired "
         f"differences over {pairs} seeds. The {question['confidence']:.0%} intervals are "
         "simultaneous (Bonferroni over the losses of a context, the level spent over the looks). "
-        f"{_lengths(judged)} Each is widened by how much the choice of candidates varies when "
+        f"{lengths} Each is widened by how much the choice of candidates varies when "
         "seeds are resampled. "
-        f"Differences below {listed(margins)} were declared too small to matter."
+        f"Differences below {listed([*_margins(judged)])} were declared too small to matter."
     )
 
 
 def _averages(comparisons: Sequence[Comparison]) -> str:
     """Average over seeds, with the contexts that use the other average: mean (median on a × b)."""
-    medians = list(
-        dict.fromkeys(
-            comparison.label for comparison in comparisons if comparison.rule.average == "median"
-        )
-    )
-    if all(comparison.rule.average == "median" for comparison in comparisons):
+    medians = [one.label for one in comparisons if one.rule.average == "median"]
+    if len(medians) == len(comparisons):
         return "median"
-    return f"mean (median on {listed(medians)})" if medians else "mean"
+    return f"mean (median on {listed([*dict.fromkeys(medians)])})" if medians else "mean"
 
 
 LENGTHS = {
@@ -195,25 +176,15 @@ LENGTHS = {
 """Sentence on the interval of each average."""
 
 
-def _lengths(judged: Sequence[Comparison]) -> str:
-    kinds = {comparison.rule.average for comparison in judged}
-    return " ".join(text for kind, text in LENGTHS.items() if kind in kinds)
-
-
 def _margins(judged: Sequence[Comparison]) -> Iterator[str]:
     """Margins of a sweep; margins with equal metric, reference and declared value are joined."""
-    alike: dict[tuple[Any, ...], list[Comparison]] = {}
-    for comparison in judged:
-        alike.setdefault(
-            (_named(comparison), comparison.reference, comparison.margin.declared), []
-        ).append(comparison)
-    for (name, *_), comparisons in alike.items():
-        yield f"{words.margin_text([comparison.margin for comparison in comparisons])} in {name}"
-
-
-def _named(comparison: Comparison) -> str:
-    unit = records.metric_of(comparison.metric).unit.replace(LONG_UNIT, "SD of the target")
-    return comparison.metric + (f" ({unit})" if unit not in ("", "1") else "")
+    alike: dict[tuple[str, str, object], list[Comparison]] = {}
+    for one in judged:
+        alike.setdefault((one.metric, one.reference, one.margin.declared), []).append(one)
+    for (metric, *_), those in alike.items():
+        unit = records.metric_of(metric).unit.replace(LONG_UNIT, "SD of the target")
+        in_unit = f" ({unit})" if unit not in ("", "1") else ""
+        yield f"{words.margin_text([one.margin for one in those])} in {metric}{in_unit}"
 
 
 def _outcome(runs: pd.DataFrame) -> Iterator[str]:
@@ -228,7 +199,7 @@ def machine(runs: pd.DataFrame) -> Iterator[str]:
     """Sentences on time, hardware and software of some runs."""
     spent = runs.train_seconds.sum()
     yield f"Training took {records.duration(float(spent))} of computing on {hardware(runs)}."
-    known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)
+    known = runs.environment.dropna() if "environment" in runs else ()
     software = {
         f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
         for one in (json.loads(text) for text in dict.fromkeys(known) if text)
@@ -237,11 +208,10 @@ def machine(runs: pd.DataFrame) -> Iterator[str]:
         yield f"Software: {'; '.join(sorted(software))}."
 
 
-def _parts(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
+def _parts(one: Comparison, data: Mapping[str, str]) -> Iterator[str]:
     """Sentences on data and model, with the parameters from the configuration."""
-    facts = config_of(comparison.runs)
-    source = plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("source", "")
-    for kind, about in (("data", source), ("model", "")):
+    facts = config_of(one.runs)
+    for kind, about in (("data", data.get("source", "")), ("model", "")):
         part = facts.get(kind, {})
         params = ", ".join(f"{name} {value}" for name, value in part.get("params", {}).items())
         details = "; ".join(text for text in (about, params) if text)
@@ -252,11 +222,10 @@ def _parts(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 def hardware(runs: pd.DataFrame) -> str:
     """Device, threads and precision of some runs."""
     ran = runs.dropna(subset="device")
+    kinds = dict.fromkeys(zip(ran.device, ran.threads, ran.precision, strict=True))
     return "; ".join(
         f"{device}, {threads:.0f} {'threads' if threads > 1 else 'thread'}, {precision}"
-        for device, threads, precision in dict.fromkeys(
-            map(tuple, ran[["device", "threads", "precision"]].to_numpy())
-        )
+        for device, threads, precision in kinds
     )
 
 
@@ -273,12 +242,13 @@ DRAWN = {
 def of_task(comparison: Comparison, plan: Mapping[str, Any]) -> str:
     """Data, model, training and hardware of a context's runs in sentences, as far as recorded."""
     ran = comparison.runs[comparison.runs.status.isin(records.RESULTS)]
-    lines = [*_parts(comparison, plan), f"Training: {_training(comparison)}."]
+    data = plan.get("data", {}).get(comparison.runs.data.iloc[0], {})
+    lines = [*_parts(comparison, data), f"Training: {_training(comparison)}."]
     if len({*comparison.rates.lr}) > 1:
         lines.append(f"Learning rates were chosen by {selected_by(comparison)} on validation.")
     if len(ran) and len({*ran.seed}) > 1:
-        kind = plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("drawn", "generated")
-        lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])
+        is_fixed = len({*ran.data_sha}) == 1
+        lines.append(DRAWN["fixed" if is_fixed else data.get("drawn", "generated")])
     if len(ran):
         spent = records.duration(float(ran.train_seconds.sum()))
         lines.append(f"{ran.seed.nunique()} seeds, {spent} of training on {hardware(ran)}.")

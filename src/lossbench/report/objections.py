@@ -34,13 +34,6 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
     Args:
         sweep: Records of the sweep.
         comparisons: Comparisons of the sweep, from `Verdicts.comparisons`.
-
-    Returns:
-        Sentences on failed and missing runs, defects of a loss, refused pairs, and comparisons that
-        were not declared beforehand, have runs that had been seen, are undecided, have too few
-        pairs, a margin that is a large part of the reference's error, or a grid of learning rates
-        that is too coarse or too short, were still improving, or rest on one seed; empty if there
-        are no objections.
     """
     sentences = []
     if declaration_of(sweep.plan)["size"] == "smoke":
@@ -59,8 +52,7 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
             sentences.append(f"{where}: no pairs, {one.refusal}")
         if not one.is_declared:
             sentences.append(f"{where}: nothing was declared before its runs.")
-            continue
-        if not one.is_main:
+        if not one.is_main or not one.is_declared:
             continue
         if one.late:
             sentences.append(f"{where}: not declared before the first run: {', '.join(one.late)}.")
@@ -69,9 +61,7 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
         if one.absent:
             sentences.append(f"{where}: declared, and not run: {', '.join(one.absent)}.")
         grid = (unequal_budgets(one.budgets), coarse_grid(one.rates), edge_of_grid(one))
-        for text in (wide_margin(one), *grid):
-            if text:
-                sentences.append(f"{where}: {text}")
+        sentences += [f"{where}: {text}" for text in (wide_margin(one), *grid) if text]
         for word, why in WORDS.items():
             losses = one.paired.loss[one.paired.verdict == word]
             if len(losses):
@@ -96,9 +86,6 @@ def wide_margin(comparison: Comparison) -> str:
     """Sentence if the margin is a large part of the reference's error on test, else empty.
 
     A margin that is a share of the error on validation is so large if only validation has noise.
-
-    Args:
-        comparison: Comparison with `summary`.
     """
     rows, metric = comparison.summary, comparison.metric
     value = rows.value[(rows.loss == comparison.reference) & (rows.metric == metric)].mean()
@@ -129,11 +116,7 @@ def unequal_budgets(budgets: pd.DataFrame) -> str:
 
 
 def edge_of_grid(comparison: Comparison) -> str:
-    """Sentence if a chosen learning rate is the first or last of three or more, else empty.
-
-    Args:
-        comparison: Comparison with `rates`.
-    """
+    """Sentence if a chosen learning rate is the first or last of three or more, else empty."""
     edge = []
     for loss, rates in comparison.rates.groupby("loss", sort=False):
         best = rates.lr[rates.best.astype(bool)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -50,8 +49,7 @@ def write(
         sweep: Folder of the sweep, its records, or its verdicts.
         workers: Number of processes that draw; 1 draws in this process.
         drawn_in: Sections whose figures are drawn.
-        has_figures: Whether each figure is also written as PNG, SVG and PDF, at both widths of a
-            paper.
+        has_figures: Whether each figure is also written as a file, see `pictures.save`.
         meanwhile: Function that is called once other processes have started to draw.
 
     Returns:
@@ -76,20 +74,17 @@ def write(
 
     with pictures.of_page(folder, wanted(), workers=workers, losses=losses) as finish:
         groups = [*verdicts.contexts()]
-        mains = verdicts.mains
         meanwhile()
         findings = essay.of_sweep(verdicts)
         cells = {one.name: summary.rows(one, plan) for group in groups for one in group}
         every = _numbers(verdicts, findings, cells)
         numbers = {name: every[name] for name in sorted(every) if len(every[name])}
         tables = write_tables(folder / "tables", numbers)
-        papers = paper.write(folder / "paper", loaded, mains)
+        papers = paper.write(folder / "paper", loaded, verdicts.mains)
         drawn = finish()
-    saved = []
-    if has_figures:
-        flat = [drawing for section in planned.values() for drawing in section]
-        how = {"workers": workers, "losses": losses, "across": "SMOKE" if mark else ""}
-        saved = [*pictures.save(folder / "figures", flat, **how)]
+    flat = [drawing for section in planned.values() for drawing in section]
+    how = {"workers": workers, "losses": losses, "across": "SMOKE" if mark else ""}
+    saved = [*pictures.save(folder / "figures", flat, **how)] if has_figures else []
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     text = _template().render(
@@ -107,18 +102,17 @@ def write(
         saved=saved,
         terms=summary.TERMS.items(),
         pictures={
-            section: [by_name[one.name] for one in section_drawings if one.name in by_name]
-            for section, section_drawings in planned.items()
+            section: [by_name[one.name] for one in those if one.name in by_name]
+            for section, those in planned.items()
         },
         tables=_tables(groups, every, mark),
         files=[*numbers],
         paper=papers,
     )
     store.write(folder / "index.html", text.encode())
-    files = [file for name in saved for _, file in pictures.files(name)]
     written = [
         "index.html",
-        *(f"figures/{file}" for file in files),
+        *(f"figures/{file}" for name in saved for _, file in pictures.files(name)),
         *(f"tables/{file}" for file in tables),
         *(f"paper/{file}" for file in papers),
     ]
@@ -136,10 +130,9 @@ def write(
 
 
 def _template() -> jinja2.Template:
-    """Template of the page, with autoescape, because names come from users."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lossbench.report", ""),
-        autoescape=True,
+        autoescape=True,  # names come from users
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -153,16 +146,25 @@ def _template() -> jinja2.Template:
 # ---- variables of the template -------------------------------------------------------------------
 
 
-def _question(verdicts: statistics.Verdicts) -> dict[str, Any]:
+def _question(verdicts: statistics.Verdicts) -> dict[str, object]:
     """Variables of the template for the question, the declaration and the command."""
     loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
+    seeds = sorted({int(seed) for seed in loaded.runs.seed.dropna()})
+    is_range = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    # Choices for tasks and data sets that the sweep does not have are left out.
+    present = {one.task for one in mains} | {str(one.runs.data.iloc[0]) for one in mains}
+    chosen = {
+        key: {name: choice for name, choice in verdicts.declaration[key].items() if name in present}
+        for key in ("primary", "reference", "margin")
+    }
+    shown = {name for one in mains for name in (one.metric, *summary.other_metrics(one))}
     return {
         "plan": plan,
         "asked": plan.get("question", ""),
-        "declaration": _present(verdicts.declaration, mains),
+        "declaration": verdicts.declaration | {key: its for key, its in chosen.items() if its},
         "scope": _scope(mains),
-        "seeds": _seeds(loaded.runs),
-        "metrics": _metrics(mains),
+        "seeds": f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40])),
+        "metrics": [(name, metric) for name, metric in records.METRICS.items() if name in shown],
         "catalog": sorted(plan["losses"].items()),
         "methods": methods.paragraph(loaded, mains),
         "command": "\n".join(plan.get("commands", [])),
@@ -171,17 +173,15 @@ def _question(verdicts: statistics.Verdicts) -> dict[str, Any]:
 
 
 def _answer(
-    verdicts: statistics.Verdicts, cells: Mapping[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+    verdicts: statistics.Verdicts, cells: Mapping[str, list[dict[str, object]]]
+) -> dict[str, object]:
     """Variables of the template for the answer, the summary, the objections and the contexts."""
     loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
     own = [text.replace("**", "") for text in answers.of_own(loaded, mains)]
+    alike = statistics.grouped(mains, "metric", "reference")
     rows = [_summary_row(one) for one in mains]
     return {
-        "answers": [
-            *own,
-            *map(answers.of_verdicts, statistics.grouped(mains, "metric", "reference")),
-        ],
+        "answers": [*own, *map(answers.of_verdicts, alike)],
         "summary": rows,
         "buckets": [name for name in summary.BUCKETS if any(row[name] for row in rows)],
         "against": objections.of_sweep(loaded, verdicts.comparisons),
@@ -229,85 +229,66 @@ def _tables(
 def _numbers(
     verdicts: statistics.Verdicts,
     findings: Sequence[essay.Finding],
-    cells: Mapping[str, list[dict[str, Any]]],
+    cells: Mapping[str, list[dict[str, object]]],
 ) -> dict[str, pd.DataFrame]:
     """All tables by file stem."""
     mains, together = verdicts.mains, verdicts.comparisons
     results = [
-        {"context": comparison.label, "condition": comparison.condition}
-        | {"metric": f"{comparison.split} {comparison.metric}"}
+        {"context": one.label, "condition": one.condition, "metric": f"{one.split} {one.metric}"}
         | {name: value for name, value in row.items() if name not in ("others", "short")}
-        for comparison in together
-        for row in cells[comparison.name]
+        for one in together
+        for row in cells[one.name]
     ]
     signals, placed = verdicts.signals, statistics.placed(verdicts.sweep.runs)
+    facts = statistics.FACTS
+    stability = [*facts, "best_lr", "stability", "plausible"]
     return {
-        "verdicts": stacked(words.verdicts_of(comparison) for comparison in together),
+        "verdicts": stacked(words.verdicts_of(one) for one in together),
         "results": pd.DataFrame(results),
-        "summary": stacked(comparison.summary for comparison in together),
+        "summary": stacked(one.summary for one in together),
         "paired": stacked(
-            comparison.paired.drop(columns="differences").assign(
-                verdict=comparison.paired.verdict.map(comparison.printed)
+            one.paired.drop(columns="differences").assign(
+                verdict=one.paired.verdict.map(one.printed)
             )
-            for comparison in together
+            for one in together
         ),
         "interactions": verdicts.changes,
         "published": published.judged_findings(verdicts),
-        "learning_rates": stacked(comparison.rates for comparison in mains),
+        "learning_rates": stacked(one.rates for one in mains),
         "sensitivity": stacked(
-            _sensitivity(comparison) for comparison in mains if len({*comparison.rates.lr}) > 1
+            one.sensitivity.merge(one.stability[stability], on=facts, how="left")
+            for one in mains
+            if len({*one.rates.lr}) > 1
         ),
         "convergence": stacked(
-            statistics.converged(statistics.convergence(comparison.runs, signals, comparison.evals))
-            for comparison in mains
+            statistics.converged(statistics.convergence(one.runs, signals, one.evals))
+            for one in mains
         ),
         "time_to_target": stacked(
-            comparison.times_to_target.drop(columns=["steps", "survival"], errors="ignore")
-            for comparison in mains
+            one.times_to_target.drop(columns=["steps", "survival"], errors="ignore")
+            for one in mains
         ),
-        "cross_loss": stacked(
-            statistics.cross_losses(comparison.runs, comparison.evals) for comparison in mains
-        ),
+        "cross_loss": stacked(statistics.cross_losses(one.runs, one.evals) for one in mains),
         "divergence": statistics.divergence_rates(placed),
-        "selection_cost": stacked(comparison.selection_cost for comparison in mains),
-        "budgets": stacked(comparison.budgets for comparison in mains),
+        "selection_cost": stacked(one.selection_cost for one in mains),
+        "budgets": stacked(one.budgets for one in mains),
         "completeness": statistics.completeness(placed),
         **{one.name: one.table for one in findings},
     }
 
 
-def _sensitivity(comparison: Comparison) -> pd.DataFrame:
-    """Sensitivity of each loss to the learning rate, and stability of the choice of that rate."""
-    columns = [*statistics.FACTS, "best_lr", "stability", "plausible"]
-    return comparison.sensitivity.merge(
-        comparison.stability[columns], on=statistics.FACTS, how="left"
-    )
-
-
 # ---- words ---------------------------------------------------------------------------------------
-
-
-def _present(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[str, Any]:
-    """Declaration without entries for tasks and data sets that the sweep does not have."""
-    present = {comparison.task for comparison in mains} | {
-        str(comparison.runs.data.iloc[0]) for comparison in mains
-    }
-    chosen = {
-        key: {name: choice for name, choice in declaration[key].items() if name in present}
-        for key in ("primary", "reference", "margin")
-    }
-    return declaration | {key: choices for key, choices in chosen.items() if choices}
 
 
 def _scope(mains: Sequence[Comparison]) -> str:
     """Sentence on the design: how many losses and contexts, and what the losses share."""
     if not mains:
         return ""
-    count = len({loss for comparison in mains for loss in comparison.runs.loss})
+    count = len({loss for one in mains for loss in one.runs.loss})
     losses = "1 loss" if count == 1 else f"{count} losses"
     contexts = "1 context" if len(mains) == 1 else f"{len(mains)} contexts"
     design = ""
-    if any(comparison.is_declared and comparison.summary.n.any() for comparison in mains):
+    if any(one.is_declared and one.summary.n.any() for one in mains):
         design = (
             ", each loss with the learning rate that suits it best on validation; at a seed all "
             "losses share the start, the data and the batches"
@@ -315,49 +296,30 @@ def _scope(mains: Sequence[Comparison]) -> str:
     return f"{losses} on {contexts}{design}."
 
 
-def _seeds(runs: pd.DataFrame) -> str:
-    """Seeds of the runs as text: a range, or a list of at most 40 numbers."""
-    seeds = sorted({int(seed) for seed in runs.seed.dropna()})
-    is_range = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
-    return f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40]))
-
-
-def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
-    """Metrics that the page shows, each with its name and its row of `records.METRICS`."""
-    names = {
-        name
-        for comparison in mains
-        for name in (comparison.metric, *summary.other_metrics(comparison))
-    }
-    return [(name, metric) for name, metric in records.METRICS.items() if name in names]
-
-
-def _summary_row(comparison: Comparison) -> dict[str, Any]:
+def _summary_row(one: Comparison) -> dict[str, object]:
     """Row of the summary for one context."""
-    rows, value = comparison.summary, "none"
-    for row in rows[
-        (rows.loss == comparison.reference) & (rows.metric == comparison.metric)
-    ].itertuples():
+    rows, value = one.summary, "none"
+    for row in rows[(rows.loss == one.reference) & (rows.metric == one.metric)].itertuples():
         value = words.rounded(row.value, (row.high - row.low) / 2)
     return {
-        "label": comparison.label,
-        "title": comparison.title,
-        "metric": comparison.metric,
-        "direction": records.direction(comparison.metric),
-        "reference": comparison.reference,
+        "label": one.label,
+        "title": one.title,
+        "metric": one.metric,
+        "direction": records.direction(one.metric),
+        "reference": one.reference,
         "value": value,
-        "margin": words.margin_text([comparison.margin]),
-        "n": summary.counted_from_to(comparison.paired.pairs) if len(comparison.paired) else "",
-        "is_declared": comparison.is_declared,
-        "refusal": comparison.refusal,
-        **summary.bucketed(comparison),
+        "margin": words.margin_text([one.margin]),
+        "n": summary.counted_from_to(one.paired.pairs) if len(one.paired) else "",
+        "is_declared": one.is_declared,
+        "refusal": one.refusal,
+        **summary.bucketed(one),
     }
 
 
 def _texts(table: pd.DataFrame) -> list[dict[str, str]]:
     """Rows of a table as text: four digits, and a dash if a number is not finite."""
 
-    def cell(value: Any) -> str:
+    def cell(value: object) -> str:
         if isinstance(value, bool | np.bool_):
             return "yes" if value else "no"
         if isinstance(value, float):

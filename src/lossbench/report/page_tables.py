@@ -44,15 +44,14 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             if math.isfinite(scale):
                 bounds = (scale * row.estimate, scale * row.low, scale * row.high)
                 in_target = {row.target_unit: words.interval(*bounds, sign=True)}
+            fixed = (row.estimate, row.fixed_low, row.fixed_high)
             cells = {
                 "loss": row.loss,
                 "difference": _difference(row.estimate, row.low, row.high),
                 **in_target,
                 "pairs": str(row.n),
                 "verdict": row.verdict,
-                "at these rates": words.interval(
-                    row.estimate, row.fixed_low, row.fixed_high, sign=True
-                ),
+                "at these rates": words.interval(*fixed, sign=True),
             }
             for one in elsewhere:
                 verdicts = one.paired.set_index("loss").verdict.map(one.printed)
@@ -60,12 +59,13 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
                 cells[short] = verdicts.get(row.loss, "not trained there")
             notes = summary.caveats(row._asdict(), is_declared=comparison.is_declared)
             rows.append(cells | {"to know": "; ".join(notes)})
-        first = comparison.paired.iloc[0]
+        first, looks = comparison.paired.iloc[0], comparison.rule.looks
+        over_looks = f" and looks at {words.listed(looks)} seeds" if len(looks) > 1 else ""
         caption = (
             f"{comparison.label}: loss minus {comparison.reference} in "
             f"{summary.headline(comparison)}; {comparison.rule.average} over pairs of one seed, "
             f"simultaneous {first.confidence:.0%} interval over "
-            f"{figures.families(comparison.paired)}{_looks(comparison)}. It holds that "
+            f"{figures.families(comparison.paired)}{over_looks}. It holds that "
             "other seeds would differ, and would have chosen other rates. Margin "
             f"±{words.margin_text([comparison.margin])}. At these rates: the interval as if "
             "the rates had been known; it decides nothing."
@@ -91,13 +91,13 @@ def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
             "seed by seed; the interval is simultaneous over these rows and holds that other seeds "
             f"would have chosen other rates. Margin ±{first.margin:g}."
         )
-        shown = _signed if reference else _number
+        sign = "+" if reference else ""
         cells = [
             {
                 "loss": row.loss,
                 factor: row.level,
-                f"at {base}": shown(row.at_base),
-                "there": shown(row.at_level),
+                f"at {base}": _number(row.at_base, sign),
+                "there": _number(row.at_level, sign),
                 "change": words.interval(row.change, row.low, row.high, sign=True) or "–",
                 "seeds": str(row.seeds),
                 "verdict": f"{mark}{words.change_in_words(row._asdict())}",
@@ -105,18 +105,6 @@ def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
             for row in rows.itertuples(index=False)
         ]
         yield Table(caption, cells, "interactions")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}" if math.isfinite(value) else "–"
-
-
-def _looks(comparison: Comparison) -> str:
-    return (
-        f" and looks at {words.listed(comparison.rule.looks)} seeds"
-        if len(comparison.rule.looks) > 1
-        else ""
-    )
 
 
 def _difference(value: float, low: float, high: float) -> str:
@@ -164,7 +152,7 @@ def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
             {
                 "loss": row.loss,
                 "best rate": _number(row.best_lr),
-                "stability": f"{row.stability:.0%}" if math.isfinite(row.stability) else "–",
+                "stability": _share(row.stability),
                 "plausible": f"{row.plausible} of {row.rates}",
                 f"excess {_of_loss(row.metric)}": _number(row.sensitivity),
                 more: f"{_difference(row.more, row.more_low, row.more_high)} {row.verdict}"
@@ -205,14 +193,13 @@ def selection_tables(frame: pd.DataFrame) -> Iterator[Table]:
         yield Table(caption, cells, "selection_cost", label)
 
 
-def convergence_tables(frame: pd.DataFrame) -> list[Table]:
+def convergence_tables(frame: pd.DataFrame) -> Iterator[Table]:
     """Tables of how many runs converged and when, with their gradients, errors and cosines."""
     caption = (
         "Converged: runs whose own training loss stays within 5 % of its whole decrease from its "
         "final value in the last fifth of the updates. Other columns: medians over runs; last "
         "values are means of the last five logged steps."
     )
-    tables = []
     for label, rows in _groups(frame, "label"):
         cells = [
             {
@@ -226,8 +213,7 @@ def convergence_tables(frame: pd.DataFrame) -> list[Table]:
             }
             for row in rows.itertuples()
         ]
-        tables.append(Table(caption, cells, "convergence", label))
-    return tables
+        yield Table(caption, cells, "convergence", label)
 
 
 def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
@@ -241,9 +227,7 @@ def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
                 "bootstrap-t": words.interval(
                     row.difference, row.boot_low, row.boot_high, sign=True
                 ),
-                "both chosen again": "–"
-                if math.isnan(row.chosen_again)
-                else f"{row.chosen_again:.0%}",
+                "both chosen again": _share(row.chosen_again),
             }
             for row in comparison.paired.itertuples()
         ]
@@ -265,8 +249,12 @@ def _of_loss(metric: str) -> str:
     return metric.replace(records.OWN_LOSS, "own loss")
 
 
-def _number(value: float) -> str:
+def _share(value: float) -> str:
+    return f"{value:.0%}" if math.isfinite(value) else "–"
+
+
+def _number(value: float, sign: str = "") -> str:
     """Number with three digits; a dash for NaN, and "never" for infinity."""
     if math.isnan(value):
         return "–"
-    return "never" if math.isinf(value) else f"{value:.3g}"
+    return "never" if math.isinf(value) else f"{value:{sign}.3g}"

@@ -37,15 +37,16 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
         mains: Fair comparisons of the sweep, one per context.
     """
     prose = " ".join(methods.paragraph(loaded, mains))
+    cited = _typeset(prose)
+    for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():
+        cited = cited.replace(name, rf"{name}~\cite{{{key}}}", 1)
     files = {
         "methods.md": f"{prose}\n",
-        "methods.tex": f"{_cited(_typeset(prose))}\n",
+        "methods.tex": f"{cited}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
-    for comparisons in statistics.grouped(mains, "metric", "reference"):
-        files[f"{comparisons[0].metric}_against_{comparisons[0].reference}.tex"] = table(
-            comparisons, loaded
-        )
+    for alike in statistics.grouped(mains, "metric", "reference"):
+        files[f"{alike[0].metric}_against_{alike[0].reference}.tex"] = table(alike, loaded)
     for old in folder.glob("*_against_*.tex"):
         if old.name not in files:
             old.unlink()
@@ -57,26 +58,19 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
 def table(comparisons: Sequence[Comparison], loaded: records.Records) -> str:
     """Floating table of contexts with the same metric and reference, for the package booktabs."""
     first = comparisons[0]
-    titles = [comparison.title for comparison in comparisons]
+    titles = [one.title for one in comparisons]
     if len({*titles}) < len(comparisons):  # two contexts share a title
-        titles = [comparison.label for comparison in comparisons]
-    heads = [
-        "context",
-        "loss",
-        f"{first.split} {first.metric}",
-        f"minus {first.reference}",
-        "verdict",
-    ]
+        titles = [one.label for one in comparisons]
+    value, difference = f"{first.split} {first.metric}", f"minus {first.reference}"
+    heads = ["context", "loss", value, difference, "verdict"]
     rows = [
         [title if at == 0 else "", row["loss"], row["short"], row["difference"], row["verdict"]]
-        for title, comparison in zip(titles, comparisons, strict=True)
-        for at, row in enumerate(summary.rows(comparison, loaded.plan))
+        for title, one in zip(titles, comparisons, strict=True)
+        for at, row in enumerate(summary.rows(one, loaded.plan))
     ]
-    margins = words.margin_text([comparison.margin for comparison in comparisons])
+    margins = words.margin_text([one.margin for one in comparisons])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
-    medians = words.listed(
-        [comparison.title for comparison in comparisons if comparison.rule.average == "median"]
-    )
+    medians = words.listed([one.title for one in comparisons if one.rule.average == "median"])
     caption = (
         f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
         f"from {first.reference}{f' (their median on: {medians})' if medians else ''}, over the "
@@ -93,13 +87,6 @@ def table(comparisons: Sequence[Comparison], loaded: records.Records) -> str:
         f"\\begin{{table}}[tb]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
         f"{cells}\\end{{table}}\n"
     )
-
-
-def _cited(text: str) -> str:
-    """LaTeX with a citation after the first mention of each package in `REFERENCES`."""
-    for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():
-        text = text.replace(name, rf"{name}~\cite{{{key}}}", 1)
-    return text
 
 
 _TYPESET = str.maketrans(

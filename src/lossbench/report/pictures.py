@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -45,6 +45,8 @@ WIDTHS = {"": figures.TWO_COLUMNS, "_one_column": figures.ONE_COLUMN}
 PNG_DPI = {"": 200, "_one_column": 300}
 MANY = 16
 """Least number of figures for other processes; fewer are drawn before a process has started."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def key_of(drawing: Drawing, losses: Sequence[Mapping[str, str]]) -> str:
     return store.sha256(json.dumps([store.code_sha(), colors, *parts], default=_as_json).encode())
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: Any) -> object:
     """Part of a key as a value that JSON can encode; numeric arrays become hashes of their bytes.
 
     Raises:
@@ -213,8 +215,8 @@ def _as_json(value: Any) -> Any:
 
 @contextmanager
 def _each(
-    act: Callable[[Drawing], Any], drawings: Iterable[Drawing], *, workers: int
-) -> Iterator[Callable[[], dict[str, Any]]]:
+    act: Callable[[Drawing], Result], drawings: Iterable[Drawing], *, workers: int
+) -> Iterator[Callable[[], dict[str, Result]]]:
     """Context in which `act` is called on each drawing.
 
     The block gets a function that waits for the results and returns them by name of the drawing. A
@@ -253,7 +255,9 @@ def _unlike_in_name(drawings: Iterable[Drawing]) -> Iterator[Drawing]:
         yield drawing
 
 
-def _results(drawings: Sequence[Drawing], attempts: Iterable[tuple[Any, str]]) -> dict[str, Any]:
+def _results(
+    drawings: Sequence[Drawing], attempts: Iterable[tuple[Result, str]]
+) -> dict[str, Result]:
     by_name = {}
     with progress(len(drawings), unit="figure", title="drawing") as bar:
         for drawing, (result, reason) in zip(drawings, attempts, strict=True):
@@ -277,21 +281,21 @@ def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
 
 
 def _submitted(
-    pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Any], drawing: Drawing
-) -> Future[Any]:
+    pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Result], drawing: Drawing
+) -> Future[Result]:
     """Future of a drawing; if the pool is broken already, a future that has failed."""
     try:
         with processes.beginning([__name__]):
             return pool.submit(attempt, drawing)
     except BrokenExecutor as error:
-        failed: Future[Any] = Future()
+        failed: Future[Result] = Future()
         failed.set_exception(error)
         return failed
 
 
 def _or_here(
-    submitted: Sequence[tuple[Drawing, Future[Any]]], attempt: Callable[[Drawing], Any]
-) -> Iterator[Any]:
+    submitted: Sequence[tuple[Drawing, Future[Result]]], attempt: Callable[[Drawing], Result]
+) -> Iterator[Result]:
     """Results of a pool; if one of its processes is killed, this process draws the rest."""
 
     def broken() -> BaseException | None:
@@ -312,7 +316,7 @@ def _or_here(
         yield attempt(drawing)
 
 
-def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:
+def _made_or_reason(act: Callable[[Drawing], object], drawing: Drawing) -> tuple[Any, str]:
     """Result and no reason, or None and a traceback: a figure that fails must not stop the page."""
     try:
         return act(drawing), ""
@@ -327,12 +331,8 @@ def _draw(losses: Sequence[Mapping[str, str]], drawing: Drawing) -> list[str]:
     with figures.style(drawing.name, losses=losses):
         figure = _laid_out(drawing, "")
         strips, svg = figures.strips(figure), svg_of(figure)
-    inside = (72 * strips.top, 72 * strips.bottom)
-    return [
-        strips.title,
-        strips.note,
-        inline(svg, f"{strips.title} {strips.note}", cut=inside),
-    ]
+    title, note, inside = strips.title, strips.note, (72 * strips.top, 72 * strips.bottom)
+    return [title, note, inline(svg, f"{title} {note}", cut=inside)]
 
 
 def _save(folder: Path, losses: Sequence[Mapping[str, str]], across: str, drawing: Drawing) -> str:
@@ -345,36 +345,30 @@ def _save(folder: Path, losses: Sequence[Mapping[str, str]], across: str, drawin
             title = figures.strips(figure).title
             if across and not drawing.is_exact:
                 figures.stamp(figure, across)
-            for kind, content in _encode(figure).items():
+            png, pdf = io.BytesIO(), io.BytesIO()
+            FigureCanvasAgg(figure).print_png(png)
+            FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+            contents = (png.getvalue(), svg_of(figure).encode(), pdf.getvalue())
+            for kind, content in zip(FORMATS, contents, strict=True):
                 store.write(folder / f"{name}.{kind}", content)
     return title
 
 
 def _laid_out(drawing: Drawing, ending: str) -> Figure:
-    """Figure at one of `WIDTHS`, laid out once; `savefig` would lay it out for each format."""
+    """Figure at one of `WIDTHS`, laid out once; `savefig` would lay it out for each format.
+
+    Positions are rounded, so that equal numbers give equal bytes.
+    """
     narrow = drawing.narrow if ending else {}
     figure, axes = figures.page(**{**drawing.size, "width": WIDTHS[ending], **narrow})
     drawing.draw(axes[0] if drawing.is_single else axes)
     figure.set_dpi(PNG_DPI[ending])
-    _fix_layout(figure)
-    return figure
-
-
-def _fix_layout(figure: Figure) -> None:
-    """Compute the layout and round the positions, so that equal numbers give equal bytes."""
     figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     figure.set_layout_engine("none")
     for ax in figure.axes:  # the solver of the layout is exact only up to rounding
         left, bottom, width, height = (round(number, 4) for number in ax.get_position().bounds)
         ax.set_position((left, bottom, width, height))
-
-
-def _encode(figure: Figure) -> dict[str, bytes]:
-    """Content of a figure's file in each of `FORMATS`."""
-    png, pdf = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-    return {"png": png.getvalue(), "svg": svg_of(figure).encode(), "pdf": pdf.getvalue()}
+    return figure
 
 
 def svg_of(figure: Figure) -> str:
@@ -407,16 +401,16 @@ def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Ma
         r"(?<=>)\s+(?=<)",
     ):
         body = re.sub(useless, "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]*>", lambda tag: _shorten(tag[0]), body)
+    body = re.sub(r"<[^>]*>", _shorten, body)
     top, bottom = cut
     view = f"0 {top:.1f} {width:.0f} {height - top - bottom:.1f}"
     return Markup(f'<svg role="img" aria-label="{escape(title)}" viewBox="{view}">{body}')
 
 
-def _shorten(tag: str) -> str:
+def _shorten(tag: re.Match[str]) -> str:
     """Tag of an SVG with at most two decimals, and colours as CSS properties, see `palette`."""
-    tag = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", tag).split())
-    return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), tag)
+    text = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", tag[0]).split())
+    return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), text)
 
 
 COLORS = {day.lower(): f"var(--c{day[1:].lower()})" for day in figures.NIGHT}

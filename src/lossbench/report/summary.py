@@ -12,12 +12,7 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.report import words
-from lossbench.report.objections import (
-    coarse_grid,
-    still_improving,
-    unequal_budgets,
-    wide_margin,
-)
+from lossbench.report.objections import coarse_grid, still_improving, unequal_budgets, wide_margin
 from lossbench.statistics import Comparison
 
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
@@ -58,11 +53,8 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     comparison = group[0]
     exploratory = "" if comparison.is_declared else ", exploratory"
     title = headline(comparison).replace(LONG_UNIT, "SD of target")
-    name = (
-        comparison.label
-        if comparison.title == comparison.label
-        else f"{comparison.title} ({comparison.label})"
-    )
+    label = comparison.label
+    name = label if comparison.title == label else f"{comparison.title} ({label})"
     yield from textwrap.wrap(f"{name}: {title}{exploratory}", 80)
     intervals = "no comparison"
     for first in comparison.paired[:1].itertuples():
@@ -73,35 +65,24 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
         intervals += f"margin ±{words.margin_text([comparison.margin])}"
     primary = comparison.summary[comparison.summary.metric == comparison.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
-    minus = (
-        f"{'median ' if comparison.rule.average == 'median' else ''}minus {comparison.reference}"
-    )
-    yield f"{'loss':<15} {'mean ± half CI':<16} {_cut(minus, 26):<26} verdict"
+    median = "median " if comparison.rule.average == "median" else ""
+    minus = _cut(f"{median}minus {comparison.reference}", 26)
+    yield f"{'loss':<15} {'mean ± half CI':<16} {minus:<26} verdict"
     for row in rows(comparison, plan):
         cells = _cut_name(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
         verdict = paint(_cut(row["verdict"], 20), row["verdict"])
         yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
-    yield from _elsewhere(group[1:], paint)
+    others = group[1:]  # at other learning rates than a loss's own, one line per loss
+    if others:
+        heads = (records.CONDITIONS[other.condition].short for other in others)
+        yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
+    verdicts = [other.paired.set_index("loss").verdict.map(other.printed) for other in others]
+    for loss in dict.fromkeys(loss for by_loss in verdicts for loss in by_loss.index):
+        those = [by_loss.get(loss, "") for by_loss in verdicts]
+        cells = [paint(word, word) + " " * (30 - len(word)) for word in those]
+        yield f"{_cut_name(loss, 15):<15} " + " ".join(cells).rstrip()
     for note in notes(comparison, plan):
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
-
-
-def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
-    """Verdicts at other learning rates than a loss's own, one line per loss."""
-    if not others:
-        return
-    verdicts = {
-        other.condition: dict(
-            zip(other.paired.loss, other.paired.verdict.map(other.printed), strict=True)
-        )
-        for other in others
-    }
-    heads = (records.CONDITIONS[condition].short for condition in verdicts)
-    yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
-    for loss in dict.fromkeys(loss for by_loss in verdicts.values() for loss in by_loss):
-        verdicts_of_loss = [by_loss.get(loss, "") for by_loss in verdicts.values()]
-        cells = [paint(word, word) + " " * (30 - len(word)) for word in verdicts_of_loss]
-        yield f"{_cut_name(loss, 15):<15} " + " ".join(cells).rstrip()
 
 
 def _cut(text: str, width: int) -> str:
@@ -193,43 +174,31 @@ def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]
         worth = judged.fillna(math.inf * sign)
     order = primary.assign(first=primary.loss != comparison.reference, worth=sign * worth)
     cells, scale, others = [], comparison.margin.scale, other_metrics(comparison)
-    named = comparison.summary[comparison.summary.metric.isin(others)][
-        ["loss", "metric", "value", "high", "n"]
-    ]
-    means = {(row.loss, row.metric): row for row in named.itertuples()}
+    means = {(row.loss, row.metric): row for row in comparison.summary.itertuples()}
+    not_compared = dict.fromkeys(("difference", "low", "high", "fixed_low", "fixed_high"), math.nan)
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
-        other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
-        verdict = "reference" if row["loss"] == comparison.reference else other.get("verdict", "")
-        if other:
-            verdict = comparison.printed(verdict)
+        loss, bounds = row["loss"], (row["value"], row["low"], row["high"])
+        half, other = (row["high"] - row["low"]) / 2, versus.get(loss, not_compared)
+        verdict = "reference" if loss == comparison.reference else ""
+        if loss in versus:
+            verdict = comparison.printed(other["verdict"])
+        size, fixed = (other["low"], other["high"]), (other["fixed_low"], other["fixed_high"])
         cells.append(
             {
-                "loss": row["loss"]
-                + ("†" if _aims_elsewhere(row["loss"], comparison, plan) else ""),
+                "loss": f"{loss}†" if _aims_elsewhere(loss, comparison, plan) else loss,
                 "short": words.rounded(row["value"], half)
                 + (f" ± {_half(half)}" if half >= 0 else ""),
-                "estimate": words.interval(row["value"], row["low"], row["high"]),
-                "in_target": words.interval(
-                    *(scale * row[name] for name in ("value", "low", "high"))
-                ),
+                "estimate": words.interval(*bounds),
+                "in_target": words.interval(*(scale * number for number in bounds)),
                 "n": f"{row['n']}/{row['planned']}",
                 "diverged": str(row["diverged"]),
                 "lr": f"{row['lr']:.3g}" if row["n"] else "",
-                "difference": words.interval(
-                    *(other.get(name, math.nan) for name in ("difference", "low", "high")),
-                    sign=True,
-                ),
+                "difference": words.interval(other["difference"], *size, sign=True),
                 "pairs": str(other.get("pairs", "")),
-                "fixed": words.interval(
-                    *(
-                        other.get(name, math.nan)
-                        for name in ("difference", "fixed_low", "fixed_high")
-                    ),
-                    sign=True,
-                ),
+                "fixed": words.interval(other["difference"], *fixed, sign=True),
                 "verdict": verdict,
                 "exploratory": bool(other.get("exploratory", False)),
-                "others": {name: _other(means[row["loss"], name], row["n"]) for name in others},
+                "others": {name: _other(means[loss, name], row["n"]) for name in others},
             }
         )
     return cells
@@ -260,16 +229,14 @@ def _aims_elsewhere(loss: str, comparison: Comparison, plan: Mapping[str, Any]) 
     data = plan.get("data", {}).get(comparison.runs.data.iloc[0], {})
     if facts is None or comparison.metric != "rmse":
         return False
-    is_symmetric = data.get("is_symmetric", False) and not _is_skewed(comparison)
-    return not is_symmetric and "elicits_mean" not in facts["claims"]
-
-
-def _is_skewed(comparison: Comparison) -> bool:
-    """Whether outliers lie on one side, so that mean and median of the targets differ."""
+    # Mean and median of symmetric targets are equal, unless outliers lie on one side.
     configs = comparison.runs.config.dropna()
-    facts = statistics.factors(str(configs.iloc[0])) if len(configs) else {}
-    is_one_sided = bool(facts.get("corruption.params.is_one_sided", False))
-    return facts.get("corruption.fn") == "outliers" and is_one_sided
+    factors = statistics.factors(str(configs.iloc[0])) if len(configs) else {}
+    is_skewed = factors.get("corruption.fn") == "outliers" and bool(
+        factors.get("corruption.params.is_one_sided")
+    )
+    is_symmetric = data.get("is_symmetric", False) and not is_skewed
+    return not is_symmetric and "elicits_mean" not in facts["claims"]
 
 
 def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
@@ -288,21 +255,17 @@ def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         if lost:
             others = "; means are over the others" if row.n else ""
             yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs{others}."
-    ends = comparison.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
-    rates = sorted({*comparison.rates.lr})
+    rates = comparison.rates.lr.nunique()
     chosen = ", ".join(f"{row.loss} {row.lr:g}" for row in primary.itertuples() if row.n)
-    if comparison.is_main and len(rates) > 1 and chosen:
-        yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
+    if comparison.is_main and rates > 1 and chosen:
+        yield f"Each loss at its best of {rates} learning rates on validation: {chosen}."
     if comparison.is_declared and comparison.is_main:
-        doubts = (
-            wide_margin(comparison),
-            unequal_budgets(comparison.budgets),
-            coarse_grid(comparison.rates),
-        )
-        for sentence in filter(None, doubts):
+        grid = (unequal_budgets(comparison.budgets), coarse_grid(comparison.rates))
+        for sentence in filter(None, (wide_margin(comparison), *grid)):
             yield f"{sentence[0].upper()}{sentence[1:]}"
     if comparison.absent:
         yield f"Declared, and not run here: {', '.join(comparison.absent)}."
+    ends = comparison.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
     edge = [
         row.loss
         for row in primary[primary.n > 0].join(ends, on="loss").itertuples()
@@ -319,13 +282,13 @@ def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     if text := words.seen_text(comparison.seen, count=len(comparison.runs)):
         yield f"{text}."
     yield from _earlier_looks(comparison, primary)
-    fragile = [row for row in comparison.paired.to_dict("records") if words.fragility(row)]
-    for row in fragile:
-        yield f"{row['loss']}: {words.fragility(row)}."
+    versus = comparison.paired.to_dict("records")
+    fragile = [f"{row['loss']}: {text}." for row in versus if (text := words.fragility(row))]
+    yield from fragile
     if fragile:
         typed = f"++hydra.sweeper.declare.average.{comparison.task}=median name=NEW"
         yield f"Where one seed makes a mean, ask for medians in a sweep of its own: {typed}"
-    for row in comparison.paired.to_dict("records"):
+    for row in versus:
         if row["verdict"] == "undecided":
             basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
             text = f"undecided with {row['pairs']} seeds, {words.seeds_text(row)}"
@@ -353,7 +316,7 @@ def _earlier_looks(comparison: Comparison, primary: pd.DataFrame) -> Iterator[st
         yield f"Settled with {seeds} seeds, {where}: {', '.join(names)}."
 
 
-def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
+def caveats(row: words.Row, *, is_declared: bool) -> list[str]:
     """Caveats of a verdict, each in a few words.
 
     Args:
@@ -365,10 +328,7 @@ def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
         notes.append("still improving")
     if row["exploratory"] and is_declared:
         notes.append("exploratory")
-    if "diverge" not in row["verdict"]:
-        who = {"diverged": row["loss"], "reference_diverged": row["reference"]}
-        notes += [f"{loss} diverged in {row[count]}" for count, loss in who.items() if row[count]]
-    return [note for note in notes if note]
+    return [note for note in (*notes, *words.diverged_in(row)) if note]
 
 
 def counted_from_to(numbers: pd.Series, form: str = "") -> str:
@@ -379,8 +339,7 @@ def counted_from_to(numbers: pd.Series, form: str = "") -> str:
 
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
     """Sentences on losses of a table that are equal up to a factor."""
-    sentences: dict[str, None] = {}
-    for loss in losses:
-        duplicates = plan.get("losses", {}).get(loss, {}).get("duplicates", {})
-        sentences |= {duplicates[other]: None for other in duplicates if other in losses}
-    return [*sentences]
+    known = plan.get("losses", {})
+    every = [known.get(loss, {}).get("duplicates", {}) for loss in losses]
+    sentences = [text for one in every for other, text in one.items() if other in losses]
+    return [*dict.fromkeys(sentences)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,8 +21,9 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         tables: Tables by file stem.
     """
     for name, frame in tables.items():
-        safe, texts = frame.map(_defused), frame.map(_rounded).rename(columns=str)
-        store.write(folder / f"{name}.csv", safe.to_csv(index=False).encode())
+        texts = frame.map(lambda cell: f"{cell:.5g}" if isinstance(cell, float) else str(cell))
+        texts = texts.rename(columns=str)
+        store.write(folder / f"{name}.csv", frame.map(_defused).to_csv(index=False).encode())
         store.write(folder / f"{name}.md", markdown(texts).encode())
         store.write(folder / f"{name}.tex", latex(texts).encode())
     return [f"{name}.{kind}" for name in tables for kind in KINDS]
@@ -35,14 +35,10 @@ def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
-def _defused(value: Any) -> Any:
+def _defused(value: object) -> object:
     """Cell that no spreadsheet takes for a formula; a signed number stays unchanged."""
     is_formula = isinstance(value, str) and re.match(r"[=@]|[+-](?!\d)", value)
     return f"'{value}" if is_formula else value
-
-
-def _rounded(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def markdown(texts: pd.DataFrame) -> str:

@@ -23,6 +23,9 @@ VERDICTS += ["average", "test_examples", "examples_low", "examples_high", "examp
 VERDICTS += ["limited_by", "target_scale", "target_unit", "value", "reference_value"]
 """Columns of `verdicts`."""
 
+Row = Mapping[str, Any] | pd.Series
+"""Row of a table, by column."""
+
 WORDS = {
     "better by more": "better by more than {margin:g}",
     "better": "better",
@@ -69,6 +72,8 @@ def verdicts(
     """
     rows = []
     for row in paired.to_dict("records"):
+        mine = summary[summary.context.eq(row["context"]) & summary.metric.eq(row["metric"])]
+        mine = mine[mine.loss.isin([row["loss"], row["reference"]])]
         rows.append(
             row
             | {
@@ -79,13 +84,13 @@ def verdicts(
                 "direction": records.direction(row["metric"]),
                 "verdict": _in_words(row),
                 "steps": steps[row["context"]] if isinstance(steps, Mapping) else steps,
-                "still_improving": _is_improving(summary, row),
+                "still_improving": bool(((2 * mine.improving > mine.n) & (mine.n > 0)).any()),
             }
         )
     return pd.DataFrame(rows, columns=VERDICTS)
 
 
-def _in_words(row: Mapping[str, Any]) -> str:
+def _in_words(row: Row) -> str:
     text = WORDS[row["verdict"]].format(**row, needed=seeds_text(row))
     if row["verdict"] == "too few pairs" and (row["diverged"] or row["reference_diverged"]):
         # With so few seeds the exact test cannot distinguish loss and reference either.
@@ -93,25 +98,14 @@ def _in_words(row: Mapping[str, Any]) -> str:
     return text.format(**row)
 
 
-def seeds_text(row: Mapping[str, Any]) -> str:
-    """Text on the number of seeds that would decide a comparison, or would give an interval.
-
-    Args:
-        row: Row of `paired`.
-    """
+def seeds_text(row: Row) -> str:
+    """Text on the number of seeds that would decide a row of `paired`, or give an interval."""
     needed = row["seeds_needed"]
     if not np.isfinite(needed):
         return "over 100,000 would decide it"
     if not np.isfinite(row["high"] - row["low"]):
         return f"at least {needed:,.0f} give an interval"
     return f"about {needed:,.0f} would decide it"
-
-
-def _is_improving(summary: pd.DataFrame, row: Mapping[str, Any]) -> bool:
-    """Whether validation was best at the last step in most runs of the loss or the reference."""
-    mine = summary[summary.context.eq(row["context"]) & summary.metric.eq(row["metric"])]
-    mine = mine[mine.loss.isin([row["loss"], row["reference"]])]
-    return bool(((2 * mine.improving > mine.n) & (mine.n > 0)).any())
 
 
 MANY_ERRORS = 1000
@@ -128,11 +122,11 @@ def margin_text(margins: Sequence[Margin]) -> str:
         margins: One margin, or margins of several contexts with the same metric and reference.
     """
     first = margins[0]
-    text = _from_to([margin.value for margin in margins], "{:.3g}")
-    own = [margin.in_target for margin in margins]
-    if np.isfinite(own).all() and len({margin.unit for margin in margins}) == 1:
+    text = _from_to([one.value for one in margins], "{:.3g}")
+    own = [one.in_target for one in margins]
+    if np.isfinite(own).all() and len({one.unit for one in margins}) == 1:
         text += f" = {_from_to(own, '{:.3g}')} {first.unit}"
-    shares = [100 * margin.share for margin in margins if np.isfinite(margin.share)]
+    shares = [100 * one.share for one in margins if np.isfinite(one.share)]
     if shares and max(shares) >= MANY_ERRORS:
         return f"{text} (more than {MANY_ERRORS // 100} times the error of {first.reference})"
     if shares:
@@ -168,38 +162,34 @@ def _from_to(numbers: Sequence[float], digits: str) -> str:
     return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
-def fragility(row: Mapping[str, Any] | pd.Series) -> str:
+def fragility(row: Row) -> str:
     """Reasons to doubt an interval that assumes normal differences; empty if there are none.
 
     Args:
         row: Row of `paired` or `verdicts`.
     """
-    low, high, boot_low, boot_high = (
-        row[name] for name in ("low", "high", "boot_low", "boot_high")
-    )
     n = row["pairs"] if "pairs" in row else row["n"]
     if n < FEWEST_PAIRS or row["average"] == "median":
         return ""
-    excludes, boot_excludes = not low <= 0 <= high, not boot_low <= 0 <= boot_high
     reasons = []
     if row["largest_share"] > DOMINATED:
         reasons.append(f"one seed makes {row['largest_share']:.0%} of the variance")
-    if excludes and not boot_excludes:
+    if not row["low"] <= 0 <= row["high"] and row["boot_low"] <= 0 <= row["boot_high"]:
         reasons.append("the bootstrap-t interval includes zero")
     if not reasons:
         return ""
     return f"{', '.join(reasons)}: median {row['median']:+.3g}, {row['won']} of {n} seeds won"
 
 
-def on_new_examples(row: Mapping[str, Any] | pd.Series) -> str:
+def on_new_examples(row: Row) -> str:
     """Verdict for new test examples, as text; empty if the test examples were not recorded.
 
     Args:
         row: Row of `paired` or `verdicts`.
     """
-    if not isinstance(row["examples_verdict"], str):
-        return ""
     word = row["examples_verdict"]
+    if not isinstance(word, str):
+        return ""
     if word != "undecided":  # `WORDS` recommends more seeds, which may not help here
         word = WORDS[word].format(**row)
     interval = f"[{row['examples_low']:+.3g}, {row['examples_high']:+.3g}]"
@@ -209,18 +199,10 @@ def on_new_examples(row: Mapping[str, Any] | pd.Series) -> str:
     return f"on new test examples {word} {interval}, limited by {limit}"
 
 
-def sentence(row: Mapping[str, Any] | pd.Series) -> str:
-    """One row of `verdicts` as a full sentence.
-
-    Args:
-        row: Row with columns `VERDICTS`.
-    """
+def sentence(row: Row) -> str:
+    """One row of `verdicts` as a full sentence."""
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
-    notes = [_difference(row)]
-    if text := fragility(row):
-        notes.append(text)
-    if text := on_new_examples(row):
-        notes.append(text)
+    notes = [*filter(None, (_difference(row), fragility(row), on_new_examples(row)))]
     if row["still_improving"]:
         notes.append("validation was still improving")
     if row["exploratory"]:
@@ -230,7 +212,7 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{verdict}: {'; '.join(notes)}."
 
 
-def _clause(row: Mapping[str, Any] | pd.Series) -> str:
+def _clause(row: Row) -> str:
     """The verdict as a clause with subject and verb."""
     loss, reference, words = row["loss"], row["reference"], str(row["verdict"]).removeprefix(SMOKE)
     first, _, rest = words.partition(" ")
@@ -246,20 +228,15 @@ def _clause(row: Mapping[str, Any] | pd.Series) -> str:
     return clauses.get(first, f"{loss} has no verdict against {reference} ({words})")
 
 
-def _bounds(row: Mapping[str, Any] | pd.Series, scale: float) -> str:
+def _bounds(row: Row, scale: float) -> str:
     """Interval in another unit; empty if there is no interval."""
     if not np.isfinite(row["low"]):
         return ""
     return f" [{scale * row['low']:+.3g}, {scale * row['high']:+.3g}]"
 
 
-def _difference(row: Mapping[str, Any] | pd.Series) -> str:
+def _difference(row: Row) -> str:
     """The difference with unit, interval and n."""
-    lost = [
-        f"{row[loss]} diverged in {row[count]}"
-        for loss, count in (("loss", "diverged"), ("reference", "reference_diverged"))
-        if row[count] and "diverge" not in row["verdict"]
-    ]
     if not row["n"]:
         return "no pair of seeds is there to compare"
     unit = "" if row["unit"] == "1" else f" {row['unit']}"
@@ -271,7 +248,15 @@ def _difference(row: Mapping[str, Any] | pd.Series) -> str:
     if np.isfinite(scale := row["target_scale"]):
         difference += f", {scale * row['estimate']:+.3g}{_bounds(row, scale)} {row['target_unit']}"
     basis = f"{kind}, n = {row['n']} seeds{left}, {row['direction']} is better"
-    return "; ".join([f"{difference} ({basis})", *lost])
+    return "; ".join([f"{difference} ({basis})", *diverged_in(row)])
+
+
+def diverged_in(row: Row) -> list[str]:
+    """Losses with diverged runs, as texts, if the verdict of a row of `verdicts` has none."""
+    if "diverge" in row["verdict"]:
+        return []
+    who = {"diverged": row["loss"], "reference_diverged": row["reference"]}
+    return [f"{loss} diverged in {row[count]}" for count, loss in who.items() if row[count]]
 
 
 # ---- changes with a factor -----------------------------------------------------------------------
@@ -303,13 +288,13 @@ LEVELS = CHANGES | {
 """Text of each verdict on a change of a loss by itself, to follow the name of the loss."""
 
 
-def change_in_words(row: Mapping[str, Any]) -> str:
+def change_in_words(row: Row) -> str:
     """Verdict of a row of `interactions`, in words that follow the name of the loss."""
     words = CHANGES if row["reference"] else LEVELS
     return words[row["verdict"]].format(**row)
 
 
-def change_sentence(row: Mapping[str, Any]) -> str:
+def change_sentence(row: Row) -> str:
     """One row of `interactions` as a sentence."""
     seeds = "seeds" if row["pairs"] == row["seeds"] else f"of {row['seeds']} seeds, which survived"
     late = ", exploratory" if row["exploratory"] else ""
@@ -358,12 +343,8 @@ def listed(names: Sequence[object]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def updates_taken(row: Mapping[str, Any]) -> str:
-    """Median number of updates to a target, or the number of runs that reached the target.
-
-    Args:
-        row: Row of `statistics.time_to`.
-    """
+def updates_taken(row: Row) -> str:
+    """Median updates to a target, or the number of runs that reached it; `row` is of `time_to`."""
     if math.isfinite(row["median"]):
         return f"{row['loss']} {row['median']:.0f}"
     count = row["reached"] or "none"

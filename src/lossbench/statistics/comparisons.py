@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,7 @@ import pandas as pd
 from lossbench import records
 from lossbench.statistics.averages import summary
 from lossbench.statistics.choice import at_choice, candidates
-from lossbench.statistics.declared import (
-    Declared,
-    declaration_of,
-    declared_of,
-)
+from lossbench.statistics.declared import Declaration, Declared, declaration_of, declared_of
 from lossbench.statistics.design import endpoint
 from lossbench.statistics.margins import Margin, resolved_margin
 from lossbench.statistics.oracle import selection_cost
@@ -232,8 +227,18 @@ class Comparison:
         """The comparison at the reference's rate; None if it would equal this main comparison."""
         if len({*self.every_run.lr}) < 2:
             return None
-        at_rate = _at_reference_rate(self)
-        return at_rate if len({*at_rate.runs.loss}) > 1 else None
+        # Only the seeds of the first look count, because all of them have every candidate.
+        every_run = self.every_run[self.every_run.seed.isin(self.declared.first_seeds)]
+        base = at_choice(every_run[every_run.loss == self.reference], self.rule)
+        runs = at_choice(every_run[every_run.lr.isin([*base.lr])], self.rule)
+        at_rate = replace(
+            self,
+            condition="reference_lr",
+            rule=replace(self.rule, looks=()),
+            every_run=every_run,
+            runs=runs.assign(condition="reference_lr"),
+        )
+        return _judged(at_rate, None) if len({*runs.loss}) > 1 else None
 
 
 def slug(text: str) -> str:
@@ -305,35 +310,21 @@ def main_of_context(
 
 
 def _rule(
-    declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, where: dict[str, str]
+    declaration: Declaration, runs: pd.DataFrame, *, is_declared: bool, where: dict[str, str]
 ) -> Rule:
     """The declared rule for a context; the margin is not resolved yet and has its default."""
+    reference, losses = records.declared(declaration["reference"], **where), {*runs.loss}
+    if reference not in losses and not is_declared:  # another loss that did run
+        usual = (loss for loss in records.REFERENCE.values() if loss in losses)
+        reference = next(usual, min(losses))
     return Rule(
         metric=records.declared(declaration["primary"], **where),
-        reference=_reference(declaration, runs, is_declared=is_declared, **where),
+        reference=reference,
         select=records.declared(declaration.get("select", {}), **where) or "",
         average=records.declared(declaration["average"], **where) or "mean",
         confidence=declaration["confidence"],
         looks=tuple(declaration["looks"]),
     )
-
-
-def _at_reference_rate(main: Comparison) -> Comparison:
-    """The comparison at the reference's rate, each loss at its best candidate with that rate.
-
-    Only the seeds of the first look count, because all of them have every candidate.
-    """
-    every_run = main.every_run[main.every_run.seed.isin(main.declared.first_seeds)]
-    base = at_choice(every_run[every_run.loss == main.reference], main.rule)
-    runs = at_choice(every_run[every_run.lr.isin([*base.lr])], main.rule)
-    at_rate = replace(
-        main,
-        condition="reference_lr",
-        rule=replace(main.rule, looks=()),
-        every_run=every_run,
-        runs=runs.assign(condition="reference_lr"),
-    )
-    return _judged(at_rate, None)
 
 
 def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison:
@@ -361,13 +352,3 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
         target_unit=margin.unit if np.isfinite(margin.scale) else "",
     )
     return replace(comparison, paired=pairs)
-
-
-def _reference(
-    declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, data: str, task: str
-) -> str:
-    """The declared reference; if nothing was declared and it did not run, another loss that did."""
-    name, losses = records.declared(declaration["reference"], data=data, task=task), {*runs.loss}
-    if name in losses or is_declared:
-        return name
-    return next((loss for loss in records.REFERENCE.values() if loss in losses), min(losses))

@@ -31,6 +31,10 @@ DEFAULTS = {
 """Declaration of a sweep that declared nothing, so that all its comparisons are exploratory."""
 
 
+Declaration = dict[str, Any]
+"""The declaration of a sweep, with the keys of `DEFAULTS` and others."""
+
+
 @dataclass(frozen=True)
 class Declared:
     """The declaration of one context, and the runs of the context that were seen before.
@@ -58,7 +62,7 @@ class Declared:
     is_smoke: bool
 
 
-def declaration_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+def declaration_of(plan: Mapping[str, Any]) -> Declaration:
     """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
     declarations = plan.get("declarations") or []
     return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
@@ -85,21 +89,16 @@ def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
         Columns run_id, loss, sweep (name of the other sweep), declaration (its sha256; empty if
         the other sweep declared nothing).
     """
-    facts = plan.runs.loc[runs.run_id, ["seen_in", "seen_under"]].assign(loss=runs.loss.array)
-    seen = facts[facts.seen_under.notna()].reset_index()[
-        ["run_id", "loss", "seen_in", "seen_under"]
-    ]
-    return seen.set_axis(["run_id", "loss", "sweep", "declaration"], axis="columns")
+    facts = plan.runs.loc[runs.run_id].assign(loss=runs.loss.array).reset_index()
+    columns = {"run_id": "run_id", "loss": "loss", "seen_in": "sweep", "seen_under": "declaration"}
+    return facts.loc[facts.seen_under.notna(), [*columns]].rename(columns=columns)
 
 
 def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str]:
-    """Losses that the first declaration named in a context; other parameters make another loss.
+    """Losses that the first declaration named in a context, of which `runs` are all runs, placed.
 
-    A loss stays among these losses if its code was edited later, though its runs are declared anew.
-
-    Args:
-        plan: Plan of the sweep.
-        runs: All runs of the context, placed.
+    Other parameters make another loss. A loss stays among these losses if its code was edited
+    later, though its runs are declared anew.
     """
     if not plan.facts["declarations"]:
         return frozenset()
@@ -111,11 +110,7 @@ def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str
 
 
 def declared_of(
-    declaration: Mapping[str, Any],
-    plan: records.Plan,
-    runs: pd.DataFrame,
-    *,
-    where: Mapping[str, str],
+    declaration: Declaration, plan: records.Plan, runs: pd.DataFrame, *, where: Mapping[str, str]
 ) -> Declared:
     """The declaration of one context.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.design import CURES, FACTS, refuse_unequal
+from lossbench.statistics.design import FACTS, refuse_unequal
 from lossbench.statistics.intervals import estimate
 
 PARTS = ("total", "scale", "weighting", "rest")
@@ -54,18 +54,17 @@ def decomposition(
         base = cell[(cell.loss == reference) & (cell.signal == "own")]
         for loss in sorted({*cell.loss} - {reference}) if len(base) else []:
             runs = cell[cell.loss == loss]
-            if {*runs.signal} == {*records.SIGNALS}:
-                four = pd.concat([base, runs])
-                names = four.loss + " (" + four.signal + ")"
-                refuse_unequal(four.assign(loss=names), columns=tuple(CURES))
-                parts = _parts(runs, base, metric)
-                is_whole = np.isfinite(parts).all(axis=1)
-                facts = {name: runs[name].iloc[0] for name in FACTS} | {"lr": lr}
-                for part in PARTS:
-                    differences = tuple(parts.loc[is_whole, part])
-                    mean = asdict(estimate(differences, confidence=confidence))
-                    row = facts | {"part": part} | mean | {"left_out": int((~is_whole).sum())}
-                    rows.append(row | {"differences": differences})
+            if {*runs.signal} != {*records.SIGNALS}:
+                continue
+            four = pd.concat([base, runs])
+            refuse_unequal(four.assign(loss=four.loss + " (" + four.signal + ")"))
+            parts = _parts(runs, base, metric)
+            is_whole = np.isfinite(parts).all(axis=1)
+            facts = {name: runs[name].iloc[0] for name in FACTS} | {"lr": lr}
+            for part in PARTS:
+                differences = tuple(parts.loc[is_whole, part])
+                row = {"part": part, "left_out": int((~is_whole).sum()), "differences": differences}
+                rows.append(facts | row | asdict(estimate(differences, confidence=confidence)))
     shared = {"metric": metric, "reference": reference, "confidence": confidence}
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=DECOMPOSED)
     return table.assign(**shared)[DECOMPOSED]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,12 +72,16 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     for name, members in keys.groupby(kind):
         labels |= _labels(str(name), {key: factors.get(key, {}) for key in members.unique()})
     planned = few.get("planned_params", pd.Series(index=few.index, dtype=object))
-    known = [
-        config or {"loss": {"params": json.loads(text) if isinstance(text, str) else {}}}
-        for config, text in zip(configs, planned, strict=True)
-    ]
-    params = pd.Series(_parameters(known, tuned), dtype=str).take(kinds).set_axis(runs.index)
-    variants = _variants(runs.loss, params)
+    texts = []
+    for config, text in zip(configs, planned, strict=True):
+        planned_loss = {"params": json.loads(text) if isinstance(text, str) else {}}
+        params = (config.get("loss", {}) if config else planned_loss).get("params") or {}
+        own = [key for key in sorted(params) if f"loss.params.{key}" not in tuned]
+        texts.append(", ".join(f"{key}={params[key]}" for key in own))
+    params = pd.Series(texts, dtype=str).take(kinds).set_axis(runs.index)
+    several = params[params != ""].groupby(runs.loss).nunique()
+    is_plain = ~runs.loss.isin(several.index[several > 1]) | (params == "")
+    variants = runs.loss.where(is_plain, runs.loss + "(" + params + ")")
     return pd.DataFrame({"context": keys, "label": keys.map(labels), "variant": variants})
 
 
@@ -96,15 +100,11 @@ def _alike(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     return kinds, runs[~pd.Series(kinds).duplicated().to_numpy()]
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _without(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in names}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     """Leaves of nested mappings, by dotted name."""
     if not isinstance(value, Mapping):
         return {prefix[:-1]: value}
@@ -112,12 +112,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 
-def factors(config: str) -> dict[str, Any]:
+def factors(config: str) -> dict[str, object]:
     """Values of a run's recorded configuration by dotted name."""
     return _flat(json.loads(config))
 
 
-def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]:
+def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, object]:
     """Factors of a run's recorded configuration that make its context, by dotted name.
 
     Args:
@@ -127,17 +127,22 @@ def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]
     return _factors(json.loads(config), tuned)
 
 
-def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
-    leaves = _flat(_without(config, _NO_FACTORS))
+def _factors(config: Mapping[str, object], tuned: Sequence[str]) -> dict[str, object]:
+    leaves = _flat({name: part for name, part in config.items() if name not in _NO_FACTORS})
     speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
     left_out = {*speed, "optimizer.lr", *tuned, *map(records.recorded, tuned)}
     return {name: leaf for name, leaf in leaves.items() if name not in left_out}
 
 
-def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _labels(kind: str, contexts: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Labels of contexts that share data and model, made of the factors that differ."""
-    names = sorted({name for factors in contexts.values() for name in factors})
-    varied = [name for name in names if _varies(name, [*contexts.values()])]
+    varied = []
+    for name in sorted({name for factors in contexts.values() for name in factors}):
+        # A factor of pretraining counts only among pretrained contexts.
+        is_everywhere = not name.startswith("pretrained.")
+        those = [factors for factors in contexts.values() if is_everywhere or name in factors]
+        if len({str(factors.get(name)) for factors in those}) > 1:
+            varied.append(name)
     groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
     words = [n for n in varied if n.endswith(".name") or n.split(".")[0] not in groups]
 
@@ -150,41 +155,14 @@ def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, s
     for name in (*functions, *_QUIET):
         shorter = [n for n in words if n != name]
         words = shorter if are_distinct(shorter) else words
+    # A factor is `name=value` in a label, but `init value` and `targets value`.
+    prefixes = r"^(data|corruption|model|optimizer|schedule)\.params\.|\.name$"
+    heads = {name: re.sub(prefixes, "", name) + "=" for name in words}
+    heads |= {"init.from": "init ", "targets": "targets "}
     return {
-        key: " · ".join([kind, *(_in_label(n, factors.get(n)) for n in words if n in factors)])
+        key: " · ".join([kind, *(f"{heads[n]}{factors[n]}" for n in words if n in factors)])
         for key, factors in contexts.items()
     }
-
-
-def _varies(name: str, contexts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a factor differs; a factor of pretraining counts only among pretrained contexts."""
-    if name.startswith("pretrained."):
-        contexts = [factors for factors in contexts if name in factors]
-    return len({str(factors.get(name)) for factors in contexts}) > 1
-
-
-def _in_label(name: str, value: Any) -> str:
-    """A factor as text in a label: `name=value`, or `init value` and `targets value`."""
-    if name in ("init.from", "targets"):
-        return f"{name.partition('.')[0]} {value}"
-    short = re.sub(r"^(data|corruption|model|optimizer|schedule)\.params\.", "", name).removesuffix(
-        ".name"
-    )
-    return f"{short}={value}"
-
-
-def _parameters(configs: Sequence[Mapping[str, Any]], tuned: Sequence[str]) -> list[str]:
-    """Parameters of the loss that were not tuned, as a text per configuration."""
-    every = [config["loss"].get("params") or {} if "loss" in config else {} for config in configs]
-    params = [{k: p[k] for k in sorted(p) if f"loss.params.{k}" not in tuned} for p in every]
-    return [", ".join(f"{k}={v}" for k, v in p.items()) for p in params]
-
-
-def _variants(losses: pd.Series, texts: pd.Series) -> pd.Series:
-    """Names of losses, with their parameters if runs of one name have different parameters."""
-    several = texts[texts != ""].groupby(losses).nunique()
-    plain = ~losses.isin(several.index[several > 1]) | (texts == "")
-    return losses.where(plain, losses + "(" + texts + ")")
 
 
 def endpoint(
@@ -219,20 +197,15 @@ def endpoint(
     evals = evals.loc[is_wanted, ["run_id", "step", "split", "metric", "value"]]
     evals = evals[evals.run_id.isin(done)].astype({"run_id": "str"})
     rows = evals[evals.split == split]
-    best = _best_steps(evals, metrics[0])
+    judged = evals[(evals.split == "validation") & (evals.metric == metrics[0])]
+    judged = judged.assign(worth=-records.sign(metrics[0]) * judged.value)
+    judged = judged.sort_values(["worth", "step"]).drop_duplicates("run_id")
+    best = judged.set_index("run_id").step
     ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
     rows = rows[rows.step == rows.run_id.map(ends)]
     values = rows.pivot_table(index="run_id", columns="metric", values="value", observed=True)
     values = values.reindex(columns=metrics).astype(float)
     return placed(runs).assign(best_step=runs.run_id.map(best)).join(values, on="run_id")
-
-
-def _best_steps(evals: pd.DataFrame, metric: str) -> pd.Series:
-    """First step with the best validation value of a metric, by run."""
-    rows = evals[(evals.split == "validation") & (evals.metric == metric)]
-    sign = -records.sign(metric)
-    order = rows.assign(worth=sign * rows.value).sort_values(["worth", "step"])
-    return order.drop_duplicates("run_id").set_index("run_id").step
 
 
 def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
@@ -258,11 +231,7 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
         columns[key] = pd.Series(plain).take(kinds).set_axis(runs.index)
     return runs.assign(
-        context=table.context,
-        label=table.label,
-        loss=table.variant,
-        condition="own_lr",
-        **columns,
+        context=table.context, label=table.label, loss=table.variant, condition="own_lr", **columns
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from lossbench import records
 from lossbench.statistics.choice import Choice, TuningTable, difference, least_step, tuning_table
 from lossbench.statistics.comparisons import Comparison
+from lossbench.statistics.declared import Declaration
 from lossbench.statistics.design import Row, context_factors
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.rule import Rule
@@ -30,7 +30,7 @@ BELONGING = {
 """Settings that belong to the level of a factor and may differ with it, by recorded factor."""
 
 
-def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
+def interactions(mains: Sequence[Comparison], declaration: Declaration) -> pd.DataFrame:
     """Changes of each loss, or of its difference to the reference, with a factor.
 
     Each of the two or four runs of a seed has the candidate that its loss chooses in its context,
@@ -52,42 +52,38 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
         context: next((text for text in one.runs.config if isinstance(text, str) and text), "{}")
         for context, one in by_context.items()
     }
+    asked = [
+        (key == "levels", factor, str(base), family)
+        for key in ("interactions", "levels")
+        for factor, base in declaration.get(key, {}).items()
+        for family in families(configs, factor, tuned=declaration["tuned"])
+    ]
     rows: list[Row] = []
-    for key, is_alone in (("interactions", False), ("levels", True)):
-        for factor, base in declaration.get(key, {}).items():
-            for family in families(configs, factor, tuned=declaration["tuned"]):
-                members = {level: by_context[context] for level, context in family.items()}
-                if str(base) in members:
-                    facts = {"factor": factor, "base": str(base)}
-                    rows += [facts | row for row in _from_base(members, str(base), is_alone)]
+    for is_alone, factor, base, family in asked:
+        members = {level: by_context[context] for level, context in family.items()}
+        if (first := members.pop(base, None)) is None:
+            continue
+        reference = "" if is_alone else first.rule.reference
+        losses = {
+            one.context: {*(one.runs if is_alone else one.paired).loss}
+            for one in (first, *members.values())
+        }
+        pairs = [
+            (level, loss, other)
+            for level, other in members.items()
+            for loss in sorted(losses[first.context] & losses[other.context])
+        ]
+        # Comparisons that were declared count, whether they ran or not.
+        declared = sum(
+            len((first.declared.expected & other.declared.expected) - {reference})
+            for other in members.values()
+        )
+        context = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
+        for level, loss, other in pairs:
+            facts = {"context": context, "factor": factor, "base": base, "level": level}
+            row = _change(first, other, loss, reference, max(len(pairs), declared))
+            rows.append(facts | row)
     return pd.DataFrame(rows, columns=INTERACTIONS)
-
-
-def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> list[Row]:
-    """Rows of one factor in one family of contexts: every other level compared with the base."""
-    first = members.pop(base)
-    pairs = [
-        (level, loss, other)
-        for level, other in members.items()
-        for loss in sorted(_losses(first, is_alone) & _losses(other, is_alone))
-    ]
-    reference = "" if is_alone else first.rule.reference
-    # Number of comparisons that were declared, whether they ran or not.
-    declared = sum(
-        len((first.declared.expected & other.declared.expected) - {reference})
-        for other in members.values()
-    )
-    context = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
-    comparisons = max(len(pairs), declared)
-    return [
-        {"context": context, "level": level} | _change(first, other, loss, reference, comparisons)
-        for level, loss, other in pairs
-    ]
-
-
-def _losses(one: Comparison, is_alone: bool) -> set[str]:
-    """Losses to compare between levels: all losses, or those compared with the reference."""
-    return {*(one.runs if is_alone else one.paired).loss}
 
 
 def families(
@@ -106,7 +102,7 @@ def families(
     """
     name = records.recorded(factor)
     names = (name, *BELONGING.get(name, ()))
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    groups: dict[str, dict[str, dict[str, object]]] = {}
     for context, config in configs.items():
         leaves = context_factors(config, tuned=tuned)
         mine = {
@@ -123,13 +119,10 @@ def families(
     ]
 
 
-def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, Any]]) -> str:
+def _level(leaves: Mapping[str, object], name: str, every: Iterable[Mapping[str, object]]) -> str:
     """Name of a level: the recorded name of its part if that name is distinct, else varying values.
 
-    Args:
-        leaves: The level's settings by recorded name.
-        name: Recorded name of the factor.
-        every: Settings of every level.
+    `leaves` are the level's settings by recorded name, `every` has those of each level.
     """
     names = [its.get(f"{name}.name") for its in every]
     if None not in names and len({*names}) == len(names):
@@ -176,13 +169,10 @@ def _change(
 
 
 def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: float) -> Row:
-    """Estimate, interval and verdict of a change.
+    """Estimate, interval and verdict of a change, with this confidence.
 
-    Args:
-        tables: Runs of the loss, and of the reference if there is one, at the base; then the runs
-            at the other level in the same order.
-        rule: Metric, average and margin.
-        confidence: Confidence of this one interval.
+    `tables` has the runs of the loss, and of the reference if there is one, at the base; then the
+    runs at the other level in the same order.
     """
     choices = [Choice.of(table, average=rule.average) for table in tables]
     lost = [table.diverged[:, one.index] for table, one in zip(tables, choices, strict=True)]
@@ -206,7 +196,6 @@ def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: flo
     survived = differences[:, np.isfinite(differences).all(0)]
     average = {"mean": np.mean, "median": np.median}[rule.average]
     at_base, at_level = average(survived, axis=1) if change.n else (np.nan, np.nan)
-    word = "too few pairs"
     if size == 2:  # one test at each of two levels, so each gets half of the error
         p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
     else:
@@ -215,7 +204,9 @@ def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: flo
         word = "undefined"
     elif p_diverged <= 1 - confidence:
         word = "diverges"
-    elif change.n >= FEWEST_PAIRS:
+    elif change.n < FEWEST_PAIRS:
+        word = "too few pairs"
+    else:
         ends = gain(change.low, change.high, sign=records.sign(rule.metric))
         word = verdict(*ends, rule.margin)
     return {

@@ -65,12 +65,7 @@ def in_words(text: str) -> tuple[float, str]:
 
 
 def resolved_margin(
-    declared: float | str,
-    runs: pd.DataFrame,
-    *,
-    metric: str,
-    reference: str,
-    unit: str = "",
+    declared: float | str, runs: pd.DataFrame, *, metric: str, reference: str, unit: str = ""
 ) -> Margin:
     """Convert a declared margin to the unit of the metric, and to a share of the reference's error.
 

@@ -62,7 +62,7 @@ def _series(frame: pd.DataFrame, tuned: Sequence[str]) -> Iterator[tuple[str, Ma
         rate, rest = noise.pop(RATE, None), json.dumps(leaves, sort_keys=True)
         if noise.get("corruption.name", "none") == "none":
             clean[rest] = str(row.context)
-        elif rate is not None:
+        elif isinstance(rate, int | float):
             key = str(noise["corruption.name"]), json.dumps(noise, sort_keys=True), rest
             corrupted.setdefault(key, {})[str(row.context)] = float(rate)
     for (name, _, rest), rates in corrupted.items():

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.choice import at_choice, candidates
-from lossbench.statistics.design import FACTS, Row, endpoint, placed
+from lossbench.statistics.design import FACTS, endpoint, placed
 from lossbench.statistics.intervals import estimate
 from lossbench.statistics.rule import Rule
 
@@ -60,29 +60,24 @@ def selection_cost(
     frame = endpoint(mine, evals, split="validation", metric=[rule.select, clean], endpoint=at)
     frame["candidate"] = candidates(frame, tuned=tuned)
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
-        row = dict(zip(FACTS, facts, strict=True)) | {"selected_by": rule.select, "metric": clean}
-        rows.append(row | _chosen_twice(cell, rule, clean))
+        noisy, oracle = (
+            at_choice(cell.assign(selected_by=cell[name]), replace(rule, select=name))
+            for name in (rule.select, clean)
+        )
+        noisy, oracle = noisy.set_index("seed"), oracle.set_index("seed")
+        cost = -records.sign(clean) * (noisy[clean] - oracle[clean])
+        mean = estimate(cost, confidence=rule.confidence)
+        row = {
+            "selected_by": rule.select,
+            "metric": clean,
+            "noisy_lr": noisy.lr.iloc[0],
+            "clean_lr": oracle.lr.iloc[0],
+            "is_same": bool(noisy.candidate.iloc[0] == oracle.candidate.iloc[0]),
+            "noisy_value": noisy[clean].mean(),
+            "clean_value": oracle[clean].mean(),
+            "cost": mean.value,
+            "lost": int(cost.isna().sum()),
+            "confidence": rule.confidence,
+        }
+        rows.append(dict(zip(FACTS, facts, strict=True)) | row | vars(mean))
     return pd.DataFrame(rows, columns=SELECTED)
-
-
-def _chosen_twice(cell: pd.DataFrame, rule: Rule, clean: str) -> Row:
-    """Compare, seed by seed, the candidates of one loss that the two metrics choose."""
-    noisy, oracle = (
-        at_choice(cell.assign(selected_by=cell[name]), replace(rule, select=name)).set_index("seed")
-        for name in (rule.select, clean)
-    )
-    cost = -records.sign(clean) * (noisy[clean] - oracle[clean])
-    mean = estimate(cost, confidence=rule.confidence)
-    return {
-        "noisy_lr": noisy.lr.iloc[0],
-        "clean_lr": oracle.lr.iloc[0],
-        "is_same": bool(noisy.candidate.iloc[0] == oracle.candidate.iloc[0]),
-        "noisy_value": noisy[clean].mean(),
-        "clean_value": oracle[clean].mean(),
-        "cost": mean.value,
-        "low": mean.low,
-        "high": mean.high,
-        "n": mean.n,
-        "lost": int(cost.isna().sum()),
-        "confidence": rule.confidence,
-    }

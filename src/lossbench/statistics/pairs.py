@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -147,24 +147,6 @@ def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return frame[[name for name in dict.fromkeys(names) if name in frame]]
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One loss of a comparison: its runs and its chosen candidate."""
-
-    table: TuningTable
-    choice: Choice
-
-    @property
-    def diverged(self) -> np.ndarray:
-        """Whether the run of each seed diverged, [S]."""
-        return self.table.diverged[:, self.choice.index]
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the candidate."""
-        return self.table.rates[self.choice.index]
-
-
 def _compared(
     runs: pd.DataFrame,
     base: pd.DataFrame,
@@ -178,7 +160,6 @@ def _compared(
     """One row of `paired`; empty if the loss was not trained at the reference's rate."""
     seeds = sorted({*runs.seed} & {*base.seed})
     runs, base = (rows[rows.seed.isin(seeds)] for rows in (runs, base))
-    unfinished = ["failed", "missing"]
     level = rule.level(len(seeds), comparisons)
     row: Row = {name: runs[name].iloc[0] for name in FACTS} | {
         "margin": rule.margin,
@@ -189,7 +170,7 @@ def _compared(
         "seeds": len(seeds),
         "average": rule.average,
         "resolution": resolution,
-        "unfinished": sum(int(rows.status.isin(unfinished).sum()) for rows in (runs, base)),
+        "unfinished": int(pd.concat([runs, base]).status.isin(["failed", "missing"]).sum()),
     }
     tables = [tuning_table(rows, rule, seeds=seeds) for rows in (runs, base)]
     if not all(len(table.candidates) for table in tables):
@@ -199,15 +180,16 @@ def _compared(
         choices = _at_rate_of_reference(choices[1], tables[0], tables[1], rule.average)
         if not choices:
             return {}
-    sides = [_Side(table, choice) for table, choice in zip(tables, choices, strict=True)]
-    lost, gained = (side.diverged for side in sides)
+    sides = [(table, choice.index) for table, choice in zip(tables, choices, strict=True)]
+    lost, gained = (table.diverged[:, index] for table, index in sides)
+    lr, reference_lr = (table.rates[index] for table, index in sides)
     if (lost | gained).any():  # two tests may give the verdict, so each gets half of the error
         row["level"] = 1 - (1 - level) / 2
     values = choices[0].result - choices[1].result
     survived = np.isfinite(values)
     row |= {
-        "lr": sides[0].lr,
-        "reference_lr": sides[1].lr,
+        "lr": lr,
+        "reference_lr": reference_lr,
         "diverged": int(lost.sum()),
         "reference_diverged": int(gained.sum()),
         "p_diverged": divergence_p(lost, gained),
@@ -219,10 +201,12 @@ def _compared(
     row["verdict"] = _verdict(row, sign)
     row["seeds_needed"] = np.nan
     if row["verdict"] == "undecided":
-        row["seeds_needed"] = _seeds_needed(row)
+        whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
+        how = {"confidence": row["level"], "average": rule.average}
+        row["seeds_needed"] = seeds_needed(whole, rule.margin, **how)
     row |= dict.fromkeys(CARRIED, np.nan)
     if examples is not None and rule.average == "mean":
-        run_ids = [side.table.run_ids[survived, side.choice.index].tolist() for side in sides]
+        run_ids = [table.run_ids[survived, index].tolist() for table, index in sides]
         row |= _on_new_examples(examples, run_ids, row, sign)
     return row
 
@@ -261,13 +245,6 @@ def _difference(choices: Sequence[Choice], survived: np.ndarray, row: Row, rule:
     }
 
 
-def _seeds_needed(row: Row) -> float:
-    """Number of seeds that would decide an undecided row, see `verdict.seeds_needed`."""
-    whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
-    how = {"confidence": row["level"], "average": row["average"]}
-    return seeds_needed(whole, row["margin"], **how)
-
-
 def _average(values: np.ndarray, average: str) -> float:
     """Mean or median; NaN without values."""
     if not len(values):
@@ -288,11 +265,9 @@ def _on_new_examples(
         return {}
     of_examples = variance_of_examples(of_loss - of_reference)
     half = scipy.stats.t.ppf(0.5 + row["level"] / 2, of_loss.shape[1] - 1) * of_examples**0.5
-    sides = row["difference"] - row["low"], row["high"] - row["difference"]
-    ends = (
-        row["difference"] - np.hypot(sides[0], half),
-        row["difference"] + np.hypot(sides[1], half),
-    )
+    center = row["difference"]
+    sides = center - row["low"], row["high"] - center
+    ends = center - np.hypot(sides[0], half), center + np.hypot(sides[1], half)
     return {
         "test_examples": of_loss.shape[1],
         "examples_low": ends[0],
@@ -377,7 +352,13 @@ def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.Data
     losses, rows = sorted({*first.loss} & {*second.loss}), []
     for loss in losses:
         pair = second[second.loss == loss], first[first.loss == loss]
-        _refuse_unlike(*pair, names)
+        named = [
+            rows.assign(loss=f"{loss} ({place}: {name})")
+            for rows, place, name in zip(pair[::-1], ("first", "second"), names, strict=True)
+        ]
+        refuse_unequal(
+            pd.concat(named, ignore_index=True), columns=("init_sha", "batch_sha", "env_sha")
+        )
         values = pd.concat(pair)[rule.metric].to_numpy(dtype=float)
         row = _compared(
             *pair,
@@ -391,14 +372,3 @@ def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.Data
     return table.assign(first=names[0], second=names[1], metric=rule.metric, condition="own_lr")[
         CONTRASTED
     ]
-
-
-def _refuse_unlike(second: pd.DataFrame, first: pd.DataFrame, names: Sequence[str]) -> None:
-    """Refuse runs of one loss in two contexts that differ in initial values, batches or machine."""
-    loss = first.loss.iloc[0]
-    named = [
-        first.assign(loss=f"{loss} (first: {names[0]})"),
-        second.assign(loss=f"{loss} (second: {names[1]})"),
-    ]
-    shared = ("init_sha", "batch_sha", "env_sha")
-    refuse_unequal(pd.concat(named, ignore_index=True), columns=shared)

@@ -14,11 +14,14 @@ import scipy
 from lossbench import records
 from lossbench.statistics.choice import procedure_and_fixed_intervals
 from lossbench.statistics.comparisons import Comparison
-from lossbench.statistics.design import factors
+from lossbench.statistics.design import Row, factors
 from lossbench.statistics.levels import LARGEST, SMALLEST, adjust_for_looks
 from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
 from lossbench.statistics.verdicts import Verdicts
+
+Finding = Mapping[str, Any]
+"""A finding as declared."""
 
 COLUMNS = ["finding", "source", "says", "context", "loss", "reference", "metric", "difference"]
 COLUMNS += ["low", "high", "n", "verdict", "exploratory", "confidence", "p", "q", "judged"]
@@ -34,11 +37,8 @@ UNFINISHED = ("incomplete", "too few pairs", "undefined")
 def judged_findings(verdicts: Verdicts) -> pd.DataFrame:
     """Judge every published finding that a sweep declared, in every context that it applies to.
 
-    Args:
-        verdicts: Verdicts of the sweep, whose first declaration names the findings.
-
-    Returns:
-        Columns `COLUMNS`, one row a finding and context; the rows are one family, see `as_family`.
+    Returns columns `COLUMNS`, one row a finding and context; the rows are one family, see
+    `as_family`.
     """
     return as_family(findings_of(verdicts))
 
@@ -70,33 +70,32 @@ def as_family(findings: pd.DataFrame) -> pd.DataFrame:
     return findings.assign(q=q, judged=findings.judged.mask(is_lost, UNSETTLED))
 
 
-def judged(
-    finding: Mapping[str, Any], comparisons: Iterable[Comparison]
-) -> Iterator[dict[str, Any]]:
-    """Rows of `judged_findings` for one finding, at least one row.
-
-    Args:
-        finding: The finding as declared.
-        comparisons: The fair comparisons of the sweep.
-    """
+def judged(finding: Finding, comparisons: Iterable[Comparison]) -> Iterator[Row]:
+    """Rows of `judged_findings` for one finding, from fair comparisons; at least one row."""
     shared = {key: finding[key] for key in ("finding", "source", "says", "loss")}
+    names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
+    names += ("confidence",)
     rows = []
     for comparison in comparisons:
         config = comparison.runs.config.dropna()
         facts = factors(str(config.iloc[0])) if len(config) else {}
-        if speaks_of(finding, facts):
-            rows += _in_task(finding, comparison)
+        if not speaks_of(finding, facts):
+            continue
+        pairs = comparison.exploring(_compared(finding, comparison), comparison.declared.asked_runs)
+        for row in pairs[pairs.loss == finding["loss"]].to_dict("records"):
+            judgement = {
+                "context": row["label"],
+                "n": row["pairs"],
+                "judged": outcome(finding["says"], row),
+                "p": p_value(finding["says"], row, looks=comparison.rule.looks),
+            }
+            rows.append(judgement | {name: row[name] for name in names})
     for row in rows or [{"verdict": "", "judged": NOT_RUN, "n": 0}]:
         yield shared | row
 
 
-def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether a run has the factors that a finding names.
-
-    Args:
-        finding: The finding as declared.
-        facts: Factors of the run's configuration, from `statistics.factors`.
-    """
+def speaks_of(finding: Finding, facts: Mapping[str, object]) -> bool:
+    """Whether a run with the given factors, from `statistics.factors`, has those of a finding."""
     wanted = {
         f"{key}.name" if key in records.FACTORS else records.recorded(key): value
         for key, value in finding.get("where", {}).items()
@@ -104,24 +103,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     return all(facts.get(key) == value for key, value in wanted.items())
 
 
-def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of a finding in one context; none if the finding's loss or reference was not run."""
-    table = comparison.exploring(_compared(finding, comparison), comparison.declared.asked_runs)
-    names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
-    names += ("confidence",)
-    return [
-        {
-            "context": row["label"],
-            "n": row["pairs"],
-            "judged": outcome(finding["says"], row),
-            "p": p_value(finding["says"], row, looks=comparison.rule.looks),
-            **{name: row[name] for name in names},
-        }
-        for row in table[table.loss == finding["loss"]].to_dict("records")
-    ]
-
-
-def outcome(says: str, row: Mapping[str, Any]) -> str:
+def outcome(says: str, row: Row) -> str:
     """The judgement of one finding by one comparison, without regard to other findings.
 
     `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed if
@@ -140,12 +122,17 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
         return NOT_RUN
     if row["exploratory"]:
         return EXPLORATORY
-    if says == records.NOT_WORSE:
-        return _not_worse(row)
-    return records.SAYINGS[says].get(row["verdict"], UNSETTLED)
+    if says != records.NOT_WORSE:
+        return records.SAYINGS[says].get(row["verdict"], UNSETTLED)
+    if row["verdict"] == "diverges":
+        return REFUTED
+    low, high = gain(row["low"], row["high"], sign=records.sign(row["metric"]))
+    if row["verdict"] == "reference diverges" or low >= -row["margin"]:
+        return CONFIRMED
+    return REFUTED if high < -row["margin"] else UNSETTLED
 
 
-def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> float:
+def p_value(says: str, row: Row, *, looks: Sequence[int] = ()) -> float:
     """One-sided p-value of a comparison under the hypothesis that a finding is false.
 
     The p-value is half the least error at which the interval of the comparison excludes, on the
@@ -177,7 +164,7 @@ def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> 
     return error / 2 if error < 1 else 1.0
 
 
-def _least_error(says: str, row: Mapping[str, Any]) -> float:
+def _least_error(says: str, row: Row) -> float:
     """Two-sided error of the widest interval that confirms a finding; 1 if no interval does."""
     sign = records.sign(row["metric"]) * (-1 if says == "worse" else 1)
     least = -row["margin"] if says == records.NOT_WORSE else 0.0
@@ -205,17 +192,7 @@ def _least_error(says: str, row: Mapping[str, Any]) -> float:
     return math.exp(high)
 
 
-def _not_worse(row: Mapping[str, Any]) -> str:
-    """Judge non-inferiority: compare the interval of the gain with minus the margin."""
-    low, high = gain(row["low"], row["high"], sign=records.sign(row["metric"]))
-    if row["verdict"] == "diverges":
-        return REFUTED
-    if row["verdict"] == "reference diverges" or low >= -row["margin"]:
-        return CONFIRMED
-    return REFUTED if high < -row["margin"] else UNSETTLED
-
-
-def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFrame:
+def _compared(finding: Finding, comparison: Comparison) -> pd.DataFrame:
     """The comparison's own pairs, or pairs with the finding's reference, metric or margin.
 
     As for the main verdict, the family has all declared losses, also those without finished runs.

@@ -57,18 +57,13 @@ def minimum_detectable_effect(
     """
     if pairs < FEWEST_PAIRS:
         return Detectable(np.inf, np.inf)
-    unit = _unit_difference, _unit_margin
     level = 1 - (1 - confidence) / comparisons
-    return Detectable(*(spread * each(pairs, level, power) for each in unit))
+    units = _unit_difference(pairs, level, power), _unit_margin(pairs, level, power)
+    return Detectable(*(spread * unit for unit in units))
 
 
 def pairs_for(
-    spread: float,
-    *,
-    size: float,
-    comparisons: int,
-    confidence: float = 0.95,
-    power: float = 0.8,
+    spread: float, *, size: float, comparisons: int, confidence: float = 0.95, power: float = 0.8
 ) -> Pairs:
     """Number of pairs that resolve a difference: the inverse of `minimum_detectable_effect`.
 
@@ -120,10 +115,7 @@ def _unit_difference(pairs: int, level: float, power: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _unit_margin(pairs: int, level: float, power: float) -> float:
-    """The smallest margin that shows equivalence with a spread of 1.
-
-    Equivalence means that zero lies in the interval, and the interval in the margin.
-    """
+    """The smallest margin that contains an interval around zero with a spread of 1."""
     critical = usual_length(pairs, level)
 
     def excess(margin: float) -> float:  # in standard errors of the mean
@@ -186,14 +178,12 @@ def spreads(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         for loss in sorted({*values} - {rule.reference}) if rule.reference in values else []:
             differences = (values[loss] - values[rule.reference]).astype(float)
             facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()
-            shared = {"metric": rule.metric, "reference": rule.reference}
-            rows.append(facts | shared | _spread(differences[np.isfinite(differences)]))
+            differences = differences[np.isfinite(differences)]
+            n, spread, upper = len(differences), np.nan, np.nan
+            if n > 1:
+                spread = float(differences.std())
+                upper = float(spread * np.sqrt((n - 1) / scipy.stats.chi2.ppf(0.2, n - 1)))
+            estimates = {"pairs": n, "spread": spread, "spread_upper": upper}
+            rows.append(facts | {"metric": rule.metric, "reference": rule.reference} | estimates)
     columns = [*FACTS, "metric", "reference", "pairs", "spread", "spread_upper"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _spread(differences: pd.Series) -> dict[str, float]:
-    n = len(differences)
-    spread = float(differences.std()) if n > 1 else np.nan
-    upper = spread * np.sqrt((n - 1) / scipy.stats.chi2.ppf(0.2, n - 1)) if n > 1 else np.nan
-    return {"pairs": n, "spread": spread, "spread_upper": float(upper)}

@@ -140,22 +140,17 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
     is_own = (evals.metric == records.OWN_LOSS) & (evals.split == "train")
     losses = evals.loc[is_own, ["run_id", "step", "value"]]
     losses = losses[losses.run_id.isin(mine.run_id)].sort_values("step")
-    steps = {run_id: _step_to_final(rows) for run_id, rows in losses.groupby("run_id")}
+    steps: dict[object, float] = {}
+    for run_id, rows in losses.groupby("run_id"):
+        values = rows.value.to_numpy(dtype=float)
+        if np.isfinite(values).all():
+            away = abs(values - values[-1]) > NEAR * max(0.0, values[0] - values[-1])
+            steps[run_id] = rows.step.iloc[np.flatnonzero(away).max(initial=-1) + 1]
     mine = mine[[*FACTS, "run_id", "lr", "seed", "status", "stop_step"]]
     mine = mine.assign(steps_to_final=mine.run_id.map(steps).astype(float))
     is_early = mine.steps_to_final.fillna(np.inf) <= EARLY * mine.stop_step.astype(float)
     mine["converged"] = mine.status.eq("done") & is_early
     return mine.join(signals, on="run_id")
-
-
-def _step_to_final(rows: pd.DataFrame) -> float:
-    """First step from which on the value stays near its last; `rows` are of one run, by step."""
-    values = rows.value.to_numpy(dtype=float)
-    if not np.isfinite(values).all():
-        return np.nan
-    away = abs(values - values[-1]) > NEAR * max(0.0, values[0] - values[-1])
-    first = 0 if not away.any() else int(np.flatnonzero(away)[-1]) + 1
-    return float(rows.step.iloc[first])
 
 
 SIGNALS = {
@@ -265,25 +260,23 @@ def time_to(
     first = mine.run_id.map(there).astype(float).mask(mine.status == "diverged")
     last = mine.run_id.map(rows.groupby("run_id").step.max())
     budget = last.groupby(mine.context).transform("max").fillna(mine.stop_step.astype(float))
-    table = mine[FACTS].assign(first=first, budget=budget)
-    return pd.DataFrame(
-        dict(zip(FACTS, facts, strict=True))
-        | {"metric": metric, "target": target}
-        | _survival(cell["first"], float(cell.budget.max()))
-        for facts, cell in table.groupby(FACTS, sort=False, dropna=False)
-    )
-
-
-def _survival(first: pd.Series, budget: float) -> dict[str, object]:
-    """The Kaplan-Meier curve of the first steps at the target, `first`, NaN for a missed target."""
-    sample = scipy.stats.CensoredData.right_censored(first.fillna(budget), first.isna())
-    survival = scipy.stats.ecdf(sample).sf
-    half = survival.quantiles[survival.probabilities <= 0.5]
-    return {
-        "n": len(first),
-        "reached": int(first.notna().sum()),
-        "median": float(half[0]) if len(half) else np.inf,
-        "budget": budget,
-        "steps": tuple(survival.quantiles.tolist()),
-        "survival": tuple(survival.probabilities.tolist()),
-    }
+    table, curves = mine[FACTS].assign(first=first, budget=budget), []
+    for facts, cell in table.groupby(FACTS, sort=False, dropna=False):
+        steps, last_step = cell["first"], float(cell.budget.max())
+        sample = scipy.stats.CensoredData.right_censored(steps.fillna(last_step), steps.isna())
+        survival = scipy.stats.ecdf(sample).sf
+        half = survival.quantiles[survival.probabilities <= 0.5]
+        curves.append(
+            dict(zip(FACTS, facts, strict=True))
+            | {
+                "metric": metric,
+                "target": target,
+                "n": len(steps),
+                "reached": int(steps.notna().sum()),
+                "median": float(half[0]) if len(half) else np.inf,
+                "budget": last_step,
+                "steps": tuple(survival.quantiles.tolist()),
+                "survival": tuple(survival.probabilities.tolist()),
+            }
+        )
+    return pd.DataFrame(curves)

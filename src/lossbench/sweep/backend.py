@@ -125,10 +125,6 @@ class Processes(Backend):
 
     Each process trains with `engine.threads` threads, so that results are bitwise equal to those
     of a single process.
-
-    Args:
-        trainer: Settings of a training.
-        count: Number of processes.
     """
 
     def __init__(self, trainer: Trainer, count: int) -> None:
@@ -211,11 +207,7 @@ def run_count(packs: Sequence[OpenPack]) -> int:
 
 
 class RetryPolicy:
-    """Decides whether a pack that ended unfinished on a cluster is retried, halved or abandoned.
-
-    Args:
-        engine: Settings of the engine.
-    """
+    """Decides whether a pack that ended unfinished on a cluster is retried, halved or abandoned."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -225,13 +217,8 @@ class RetryPolicy:
     def reason(self, pack: OpenPack, how: str, *, is_of_pack: bool, last_words: str = "") -> str:
         """Reason to abandon a pack; empty if the pack is not abandoned.
 
-        A pack is halved if its runs may be to blame and `TRIES` attempts ended at the same step.
-
-        Args:
-            pack: The pack, which has ended unfinished.
-            how: Description of the pack's end.
-            is_of_pack: Whether the runs of the pack may be to blame, and not a machine.
-            last_words: Last output of the process, which may show the cause.
+        A pack is halved if its runs, and not a machine, may be to blame (`is_of_pack`) and `TRIES`
+        attempts ended at the same step. `how` and the last words of the process describe the end.
         """
         record = pack.record
         if record is None or pack.is_leased:
@@ -251,11 +238,6 @@ class RetryPolicy:
 def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:
     """Replace a pack that could not be trained by two halves; a pack of one run is recorded failed.
 
-    Args:
-        pack: The pack.
-        error: Error that ended the training.
-        engine: Settings of the engine.
-
     Returns:
         Number of runs that are recorded as failed, and the halves; 0 and no halves if another
         process has the pack, or if the pack is finished or its members changed.
@@ -270,10 +252,7 @@ def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, l
             f"{title}, {count} runs, does not fit into the GPU's memory "
             f"({str(error).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
         ) from error
-    with (
-        store.lock(pack.sweep_folder / store.LOCK, patience=LOCK_PATIENCE),
-        pack.lease() as record,
-    ):
+    with store.lock(pack.sweep_folder / store.LOCK, patience=LOCK_PATIENCE), pack.lease() as record:
         if record is None:
             return 0, []
         if count == 1:

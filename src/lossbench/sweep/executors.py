@@ -97,42 +97,33 @@ def versions() -> dict[str, str]:
 def train_there(
     trainer: Trainer, pack: OpenPack, lock: Path, expected: Mapping[str, str]
 ) -> Answer:
-    """Train a pack on a worker; commit the pack and end early if the command's lock is free.
+    """Train a pack on a worker; commit the pack and end early if the command's `lock` is free.
 
-    Args:
-        trainer: Settings of a training.
-        pack: The pack; its folder is absolute.
-        lock: The command's lock, in the sweep's folder.
-        expected: Result of `versions` in the command.
+    The pack's folder is absolute; `expected` is the result of `versions` in the command.
     """
     answer = Answer(socket.gethostname(), torch.backends.cpu.get_cpu_capability())
-    lines = _Lines()
-    ended, refusal = 0, _unfitness(pack, expected)
-    if not refusal:
-        # A worker of Dask is a daemon, which Python forbids to begin processes.
-        multiprocessing.current_process().daemon = False
-        logging.getLogger("lossbench").addHandler(lines)
-        try:
-            with _while_held(lock, pack) as stop, Processes(trainer, 1) as apart:
-                ended = apart.train([pack], stop).ended
-        except Interrupted:
-            pass  # the command has ended, and needs no answer
-        except (ConfigError, store.StoreError) as error:
-            refusal = str(error)
-        finally:
-            logging.getLogger("lossbench").removeHandler(lines)
-    return dataclasses.replace(answer, ended=ended, refusal=refusal, lines=tuple(lines.lines))
-
-
-def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
-    """Reason why this worker cannot train a pack of the command; empty if the worker can."""
     present = versions()
     if others := [name for name in expected if present[name] != expected[name]]:
         different = ", ".join(f"{name} {present[name]} and not {expected[name]}" for name in others)
-        return f"it has {different}: give it the versions of the command"
+        refusal = f"it has {different}: give it the versions of the command"
+        return dataclasses.replace(answer, refusal=refusal)
     if not pack.sweep_folder.is_dir():
-        return f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
-    return ""
+        refusal = f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
+        return dataclasses.replace(answer, refusal=refusal)
+    lines, ended, refusal = _Lines(), 0, ""
+    # A worker of Dask is a daemon, which Python forbids to begin processes.
+    multiprocessing.current_process().daemon = False
+    logging.getLogger("lossbench").addHandler(lines)
+    try:
+        with _while_held(lock, pack) as stop, Processes(trainer, 1) as apart:
+            ended = apart.train([pack], stop).ended
+    except Interrupted:
+        pass  # the command has ended, and needs no answer
+    except (ConfigError, store.StoreError) as error:
+        refusal = str(error)
+    finally:
+        logging.getLogger("lossbench").removeHandler(lines)
+    return dataclasses.replace(answer, ended=ended, refusal=refusal, lines=tuple(lines.lines))
 
 
 @contextlib.contextmanager
@@ -190,10 +181,7 @@ class _Lines(logging.Handler):
 class ExecutorBackend(Backend):
     """Trains packs on the workers of a cluster, such as Dask or Ray.
 
-    Args:
-        trainer: Settings of a training.
-        cluster: Connection to the cluster.
-        workers: Least number of packs of a sweep; 0 for as many as the workers train together.
+    A sweep has at least `workers` packs; at 0 as many as the workers train together.
     """
 
     def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
@@ -312,11 +300,7 @@ class ExecutorBackend(Backend):
 
 
 def import_package(name: str, extra: str) -> ModuleType:
-    """Import the package of a cluster, which is installed with an extra of lossbench.
-
-    Raises:
-        ConfigError: The package is not installed.
-    """
+    """Import the package of a cluster, which is installed with an extra of lossbench."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

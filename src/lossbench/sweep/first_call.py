@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from lossbench.losses.spec import Context
 from lossbench.models import MODELS
 from lossbench.question import Part
 from lossbench.user_code import Own, TrialProcess, is_own, restoring_process_state
+from lossbench.user_code.modules import Row
 
 EXAMPLES = 8
 
@@ -37,11 +37,8 @@ class FirstCalls(TrialProcess):
     def call_once(self, kind: str, part: Part, *arguments: object) -> None:
         """Call the function of a part in the trial process, unless this call has passed before.
 
-        Args:
-            kind: "data", "model" or "loss".
-            part: The part of a run.
-            arguments: Seed and files for data; shape of inputs and number of outputs for a model;
-                number of targets of an example for a loss.
+        The kind is "data" with seed and files as arguments; "model" with the shape of inputs and
+        the number of outputs; or "loss" with the number of targets of an example.
 
         Raises:
             ConfigError: The call ended the process, did not return in time or changed torch's
@@ -59,13 +56,13 @@ class FirstCalls(TrialProcess):
 RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
 
-def _call_data(name: str, params: Mapping[str, Any], seed: int, files: Files) -> None:
+def _call_data(name: str, params: Mapping[str, object], seed: int, files: Files) -> None:
     with contextlib.suppress(*RAISED), restoring_process_state(name):
         DATA[name].splits(seed, files, params)
 
 
 def _call_model(
-    name: str, params: Mapping[str, Any], inputs: int | Tokens | tuple[int, ...], outputs: int
+    name: str, params: Mapping[str, object], inputs: int | Tokens | tuple[int, ...], outputs: int
 ) -> None:
     shape = (inputs,) if isinstance(inputs, int) else inputs
     examples = torch.zeros(EXAMPLES, *shape)
@@ -75,7 +72,7 @@ def _call_model(
         MODELS[name].fn(inputs, outputs, **params)(examples)
 
 
-def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
+def _call_loss(name: str, params: Mapping[str, object], outputs: int) -> None:
     """Call a loss, and refuse a loss whose value for an example depends on other examples."""
     row = LOSSES[name]
     generator = torch.Generator().manual_seed(0)
@@ -100,7 +97,7 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
         )
 
 
-CALLS: dict[str, tuple[Mapping[str, Any], Callable[..., None]]] = {
+CALLS: dict[str, tuple[Mapping[str, Row], Callable[..., None]]] = {
     "data": (DATA, _call_data),
     "model": (MODELS, _call_model),
     "loss": (LOSSES, _call_loss),

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +30,7 @@ STEPS = 7
 
 LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
 DATA = {"regression": "noisy_linear", "classification": "gaussian_mixture"}
-MODELS: Mapping[str, Mapping[str, Any]] = {
-    "stack": {},
-    "vmap": {"normalisation": "layer"},
-}
+MODELS: Mapping[str, Mapping[str, str]] = {"stack": {}, "vmap": {"normalisation": "layer"}}
 """Model parameters that select a strategy, by strategy; in a loop, members cannot interact."""
 
 MEASURED = {
@@ -67,14 +63,7 @@ class Invariance:
 
 
 def recorded_invariance(folder: Path, device: str, precision: str, padding: int) -> Invariance:
-    """Invariance of this machine, read from the sweep's folder, or else measured and recorded.
-
-    Args:
-        folder: Folder of the sweep.
-        device: "cpu" or "cuda".
-        precision: "float32" or "float64".
-        padding: Least number of members, see `engine.Machine`.
-    """
+    """Invariance of this machine, read from the sweep's folder, or else measured and recorded."""
     # All facts that the invariance depends on.
     environment = environment_sha(device_name(torch.device(device)), precision)
     facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
@@ -109,11 +98,7 @@ def _code() -> str:
 def invariance(device: str, precision: str, padding: int, strategy: str = "stack") -> Invariance:
     """Train the same runs in several packs, and compare their records.
 
-    Args:
-        device: "cpu" or "cuda".
-        precision: "float32" or "float64".
-        padding: Least number of members, see `engine.Machine`.
-        strategy: One of `MODELS`.
+    The padding is the least number of members, see `engine.Machine`; the strategy one of `MODELS`.
     """
     compared, differing, worst = 0, 0, 0.0
     machine = Machine(torch.device(device), padding)

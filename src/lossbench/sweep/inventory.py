@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lossbench import records, store
 from lossbench.question import Run, packs
@@ -40,7 +39,6 @@ class OpenPack:
 
     Attributes:
         folder: Folder of the pack; its name is the pack_id.
-        runs: Runs of the pack.
         is_suspect: Whether the last process that trained the pack crashed or was killed.
     """
 
@@ -64,7 +62,7 @@ class OpenPack:
         return self.folder.parent.parent
 
     @property
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> store.Record | None:
         """Commit record of the pack; None if the pack is finished, deleted or has other members."""
         state, ids = store.committed(self.folder), {run.run_id for run in self.runs}
         is_open = state is not None and not state["is_finished"] and {*state["members"]} == ids
@@ -76,7 +74,7 @@ class OpenPack:
         return store.is_held(self.folder / store.LOCK)
 
     @contextmanager
-    def lease(self) -> Iterator[dict[str, Any] | None]:
+    def lease(self) -> Iterator[store.Record | None]:
         """Take the lease of the pack for this process; yields the pack's commit record.
 
         Yields None if another process holds the lease, or if `record` is None.
@@ -88,9 +86,6 @@ class OpenPack:
 class Inventory:
     """Packs in a sweep's folder at this moment; `open_packs` requires the sweep's lock.
 
-    Args:
-        folder: Folder of the sweep.
-
     Attributes:
         statuses: Status and reason by run_id; if several packs have a run, its best status.
         failures: Number of failures by run_id.
@@ -99,7 +94,7 @@ class Inventory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.unrecorded: list[Path] = []
-        self.records: dict[Path, dict[str, Any]] = {}
+        self.records: dict[Path, store.Record] = {}
         self.statuses: Statuses = {}
         self.failures: Counter[str] = Counter()
         rank = records.STATUSES.index
@@ -118,10 +113,9 @@ class Inventory:
                 self.failures[run_id] += status["status"] == "failed"
 
     def check(self, checked: set[Path]) -> None:
-        """Read and verify every file of the finished packs.
+        """Read and verify every file of the finished packs, except folders in `checked`.
 
-        Args:
-            checked: Folders of packs that need not be read again; folders that were read are added.
+        Folders that were read are added to these.
 
         Raises:
             store.StoreError: A file is damaged, so that new runs would not get a verdict.
@@ -143,12 +137,8 @@ class Inventory:
     ) -> list[OpenPack]:
         """Unfinished packs that contain given runs; runs without a pack are put into new packs.
 
-        Args:
-            runs: Runs to be trained.
-            pack_size: Largest number of members of a new pack.
-            allowed: Number of failures, by run_id, up to which a run is trained again.
-            packs_at_once: Number of packs that train at the same time.
-            queued: Names (pack_id) of packs that wait in a cluster's queue and must stay whole.
+        The number of failures up to which a run is trained again is `allowed`, by run_id. Packs of
+        the names `queued` wait in a cluster's queue and must stay whole.
         """
         todo = {
             run.run_id: run
@@ -200,8 +190,8 @@ def new_pack(folder: Path, runs: Sequence[Run]) -> OpenPack:
 
 
 def record_of(
-    members: Mapping[str, Mapping[str, str]], *, is_finished: bool = False, **more: Any
-) -> dict[str, Any]:
+    members: Mapping[str, Mapping[str, str]], *, is_finished: bool = False, **more: object
+) -> store.Record:
     """Commit record of a pack, without the hashes of its files.
 
     Args:
@@ -210,5 +200,5 @@ def record_of(
         more: Further fields; of a pack in training `starts` since its last orderly end, `step` of
             its checkpoint, and `made_by`, the versions that made the checkpoint.
     """
-    fields = {"starts": 0, "step": 0, "made_by": ""} | more
-    return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **fields}
+    known = {"schema": records.SCHEMA, "is_finished": is_finished, "members": members}
+    return {**known, "starts": 0, "step": 0, "made_by": "", **more}

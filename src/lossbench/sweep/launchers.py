@@ -19,11 +19,7 @@ CLUSTERS = {"dask": dask.connect, "ray": ray.connect}
 
 
 def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
-    """Backend for the settings of a launcher.
-
-    Raises:
-        ConfigError: The executor is unknown or lacks a package, or `workers` is negative.
-    """
+    """Backend for the settings of a launcher; refuses an unknown executor."""
     executor, workers = launcher.executor, launcher.workers
     if executor in ("slurm", "local"):
         return SlurmBackend(trainer, launcher)
@@ -39,12 +35,7 @@ def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
 
 
 def process_count(workers: int, engine: Engine) -> int:
-    """Number of training processes: 1 on a GPU, else `workers` or as many as the machine allows.
-
-    Args:
-        workers: Requested number; 0 for as many as the cores and the free memory allow.
-        engine: Settings of the engine.
-    """
+    """Number of processes: 1 on a GPU, else `workers`; at 0 as many as cores and memory allow."""
     if workers < 0:
         raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
     if engine.device != "cpu":

@@ -26,19 +26,12 @@ def plan_runs(
     name: str,
     command: str,
     question: str = "",
-    declaration: Mapping[str, object] | None = None,
+    declaration: records.Declaration | None = None,
     recorded: int,
 ) -> None:
     """Add runs to a sweep's plan, with their losses' curves; the caller holds the sweep's lock.
 
-    Args:
-        folder: Folder of the sweep.
-        runs: Runs of this launch.
-        name: Name of the sweep.
-        command: Command line of this launch.
-        question: Question of the sweep, in words.
-        declaration: Declaration that was fixed before any of these runs, if there is one.
-        recorded: Number of runs that the folder already holds, planned or not.
+    For `declaration` and `recorded` see `records.extend_plan`.
 
     Raises:
         ConfigError: The declaration contradicts the first one of the sweep, or is missing although
@@ -65,20 +58,11 @@ def extended(
     runs: Sequence[Run],
     facts: Mapping[str, str],
     *,
-    declaration: Mapping[str, object] | None = None,
+    declaration: records.Declaration | None = None,
     recorded: int = 0,
     seen: Mapping[str, Mapping[str, str]] | None = None,
 ) -> records.Plan:
-    """Plan with the runs added; see `records.extend_plan`.
-
-    Args:
-        old: The plan so far.
-        runs: Runs of this launch.
-        facts: Name of the sweep, command line and question.
-        declaration: See `plan_runs`.
-        recorded: See `plan_runs`.
-        seen: Result of `siblings.seen_elsewhere` for the runs that are new.
-    """
+    """Plan with the runs of a launch added, and its data and losses; see `records.extend_plan`."""
     declared = [entry["declared"] for entry in old.facts["declarations"]]
     tuned = [*declared, declaration or {}][0].get("tuned", [])
     rows = [planned_row(run, tuned) for run in {run.run_id: run for run in runs}.values()]
@@ -89,7 +73,24 @@ def extended(
         | {"unit": DATA[part.fn].unit_of(part.params)}
         for part in {run.data.name: run.data for run in runs}.values()
     }
-    losses = {loss: _description(run) for loss, run in {run.loss.name: run for run in runs}.items()}
+    losses: dict[str, dict[str, object]] = {}
+    for run in {run.loss.name: run for run in runs}.values():
+        row, fn = run.row, run.loss.fn
+        is_default = all(row.defaults[name] == value for name, value in run.loss.params.items())
+        losses[run.loss.name] = {
+            "fn": fn,
+            "params": dict(run.loss.params),
+            **{name: getattr(row, name) for name in ("inverse_link", "family", "task")},
+            **{name: getattr(row, name) for name in ("formula", "source")},
+            "claims": sorted(row.claims),
+            "unsound": [*row.unsound],
+            # Losses that equal this one up to a factor, all with default parameters.
+            "duplicates": {
+                ({relation.loss, relation.other} - {fn}).pop(): relation.sentence
+                for relation in related(fn)
+                if relation.is_duplicate and is_default
+            },
+        }
     return records.extend_plan(
         old,
         records.planned(rows),
@@ -98,26 +99,6 @@ def extended(
         recorded=recorded,
         seen=seen or {},
     )
-
-
-def _description(run: Run) -> dict[str, object]:
-    """Description of a run's loss for sweep.json."""
-    row = run.row
-    is_default = all(row.defaults[name] == value for name, value in run.loss.params.items())
-    return {
-        "fn": run.loss.fn,
-        "params": dict(run.loss.params),
-        **{name: getattr(row, name) for name in ("inverse_link", "family", "task")},
-        **{name: getattr(row, name) for name in ("formula", "source")},
-        "claims": sorted(row.claims),
-        "unsound": [*row.unsound],
-        # Losses that equal this one up to a factor, all with default parameters, and a sentence.
-        "duplicates": {
-            ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence
-            for relation in related(run.loss.fn)
-            if relation.is_duplicate and is_default
-        },
-    }
 
 
 def _curves(losses: Mapping[str, Mapping[str, object]]) -> bytes:

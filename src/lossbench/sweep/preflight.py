@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
@@ -77,12 +76,8 @@ def preflight(
     The data of every seed are built if they are the user's own, or if every seed draws other data
     and a corruption drops rows. If all seeds share the test data, two seeds are built and compared.
 
-    Args:
-        runs: Runs of the command.
-        files: Files of data sets.
-        seeds: Seeds of later looks; the user's own data are built for these seeds too.
-        own: The user's own functions, which are called in a trial process first.
-        patience: Seconds that a call may take in the trial process.
+    The user's own data are also built for the `seeds` of later looks. The user's own functions are
+    called in a trial process first, in which a call may take `patience` seconds.
 
     Raises:
         ConfigError: A part refuses its parameters, or returns invalid values.
@@ -92,7 +87,18 @@ def preflight(
         _check_data(runs, files, seeds, first)
         _check_models_and_losses(runs, files, first)
     for run in {repr((run.optimizer, run.schedule)): run for run in runs}.values():
-        _check_update_rule(run)
+        # Schedule and optimizer are called once, on a matrix of two rows.
+        one = {"w": torch.ones(1, 2, 2)}
+        hyper = Hyperparameters(*(torch.zeros(1),) * 3)
+        given = {"matrices": {"w"}} if run.optimizer.fn in BY_MATRIX else {}
+        state = fresh_state(run.optimizer.fn, one)
+        try:
+            SCHEDULES[run.schedule.fn](0, run.steps, **run.schedule.params)
+            OPTIMIZERS[run.optimizer.fn](
+                one, one, state, step=0, hyper=hyper, **given, **run.optimizer.params
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: FirstCalls) -> None:
@@ -115,7 +121,16 @@ def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: 
     resplit = (run for run in runs if DATA[run.data.fn].drawn == "resplit")
     for by_seed in _by_kind_and_seed(resplit):
         for run, other in itertools.pairwise([*by_seed.values()][:2]):
-            _refuse_other_test_examples(run, other, files)
+            name, parts = run.data.name, []
+            for one in (run, other):
+                rows = _data(one, files, f"data {name}").targets["test"].double()
+                parts.append(standardised({"train": rows})[0]["train"])
+            if parts[0].shape != parts[1].shape or not torch.allclose(*parts, atol=1e-3):
+                raise ConfigError(
+                    f"data {name}: seeds {run.seed} and {other.seed} have other test examples, and "
+                    "its row says drawn='resplit': draw rows with lossbench.data.splits.permuted, "
+                    "or say drawn='generated'"
+                )
 
 
 def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCalls) -> None:
@@ -136,7 +151,17 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
         targets = dense(targets, classes=len(counts), dtype=torch.float32)[0]
         for one in by_loss.values():
             first.call_once("loss", one.loss, len(counts))
-            _refuse_parameters(one, targets.clone(), counts)
+            # `engine.training_losses` is not used, because there is no pack yet.
+            context = Context.outside_training(counts)
+            output = torch.zeros(len(targets), one.row.outputs_per_target * targets.shape[-1])
+            try:
+                with restoring_process_state(f"loss {one.loss.name}", one.row.fn):
+                    one.row.values(output, targets.clone(), one.loss.params, context)
+            except ValueError as error:
+                raise ConfigError(f"loss {one.loss.name}: {error}") from error
+            except Exception as error:
+                # The loss fails its own runs only, and the records of these runs say why.
+                log.warning("loss %s raises %s: %s", one.loss.name, type(error).__name__, error)
 
 
 def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
@@ -167,24 +192,6 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
     except Exception as error:
         message, _ = describe_error(error, function)
         raise ConfigError(f"model {run.model.name}: {message}") from error
-
-
-def _check_update_rule(run: Run) -> None:
-    """Call schedule and optimizer once, so that wrong parameters are refused before training.
-
-    The optimizer is called on a matrix of two rows.
-    """
-    one = {"w": torch.ones(1, 2, 2)}
-    hyper = Hyperparameters(*(torch.zeros(1),) * 3)
-    given = {"matrices": {"w"}} if run.optimizer.fn in BY_MATRIX else {}
-    state = fresh_state(run.optimizer.fn, one)
-    try:
-        SCHEDULES[run.schedule.fn](0, run.steps, **run.schedule.params)
-        OPTIMIZERS[run.optimizer.fn](
-            one, one, state, step=0, hyper=hyper, **given, **run.optimizer.params
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
@@ -237,21 +244,6 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
     PASSED.update(keys)
 
 
-def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
-    """Refuse runs of two seeds whose test targets differ even after standardisation."""
-    name, targets = run.data.name, []
-    for one in (run, other):
-        rows = _data(one, files, f"data {name}").targets["test"].double()
-        targets.append(standardised({"train": rows})[0]["train"])
-    first, second = targets
-    if first.shape != second.shape or not torch.allclose(first, second, atol=1e-3):
-        raise ConfigError(
-            f"data {name}: seeds {run.seed} and {other.seed} have other test examples, and its row "
-            "says drawn='resplit': draw rows with lossbench.data.splits.permuted, or say "
-            "drawn='generated'"
-        )
-
-
 def _data(run: Run, files: Files, title: str) -> Splits:
     """Data of a run; any error becomes a `ConfigError` that begins with the title."""
     try:
@@ -261,20 +253,3 @@ def _data(run: Run, files: Files, title: str) -> Splits:
     except Exception as error:
         message, _ = describe_error(error, DATA[run.data.fn].fn)
         raise ConfigError(f"{title}: {message}") from error
-
-
-def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
-    """Call the loss once, so that wrong parameters are refused before training.
-
-    The call does not use `engine.training_losses`, because there is no pack yet.
-    """
-    context = Context.outside_training(counts)
-    output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
-    try:
-        with restoring_process_state(f"loss {run.loss.name}", run.row.fn):
-            run.row.values(output, targets, run.loss.params, context)
-    except ValueError as error:
-        raise ConfigError(f"loss {run.loss.name}: {error}") from error
-    except Exception as error:
-        # The loss fails its own runs only, and the records of these runs say why.
-        log.warning("loss %s raises %s: %s", run.loss.name, type(error).__name__, error)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench import records, store
 from lossbench.data.splits import Splits
@@ -69,11 +69,8 @@ def key_of(run: Run) -> str:
 def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop) -> Splits:
     """Splits of a run, with the start or the targets from the model that is trained before.
 
-    Args:
-        run: Run with the data, model and seed; if not pretrained, its splits stay unchanged.
-        splits: Splits of the run, see `splits_of`.
-        sweep_folder: Folder of the sweep, which holds the model once it is trained.
-        stop: Request to end, which a signal sets.
+    The splits of a run that is not pretrained stay unchanged. The folder of the sweep holds the
+    model once it is trained.
 
     Raises:
         ValueError: The training of the model diverged or failed.
@@ -87,11 +84,13 @@ def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop)
         return replace(splits, start=state)
     model = initial_model(before, aside, seed=run.seed)
     model.load_state_dict(state)
-    with one_thread():
-        probabilities = {
-            split: _probabilities(model, inputs, run.pretrained.temperature)
-            for split, inputs in splits.inputs.items()
-        }
+    model.eval()
+    probabilities = {}
+    with one_thread(), torch.no_grad():
+        for split, inputs in splits.inputs.items():
+            chunks = evaluate.chunks(inputs[None], len(inputs))
+            outputs = (model(inputs[chunk]) / run.pretrained.temperature for chunk in chunks)
+            probabilities[split] = torch.cat([output.softmax(-1) for output in outputs])
     return taught(splits, probabilities)
 
 
@@ -154,14 +153,6 @@ def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
     done = {before.run_id: {"status": records.RESULTS[0], "reason": ""}}
     record = record_of(done, is_finished=True, made_by=environment, **fields)
     store.commit(folder, {STATE: encoded(member)}, record)
-
-
-@torch.no_grad()
-def _probabilities(model: nn.Module, inputs: Tensor, temperature: float) -> Tensor:
-    """Probabilities of a model at a temperature, from inputs [N, ...]: [N, C] or [N, T, C]."""
-    model.eval()
-    chunks = evaluate.chunks(inputs[None], len(inputs))
-    return torch.cat([(model(inputs[chunk]) / temperature).softmax(-1) for chunk in chunks])
 
 
 @contextmanager

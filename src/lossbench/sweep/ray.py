@@ -54,12 +54,7 @@ def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, in
 
 
 class RayExecutor(Executor):
-    """Python's interface `Executor` for tasks of Ray, which Ray itself does not provide.
-
-    Args:
-        package: The package `ray`, connected.
-        threads: Number of processors that a task takes.
-    """
+    """Python's interface `Executor` for tasks of Ray, each of which takes `threads` processors."""
 
     def __init__(self, package: ModuleType, threads: int) -> None:
         self.package = package

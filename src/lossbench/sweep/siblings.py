@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,16 +15,8 @@ from lossbench.sweep.inventory import Inventory
 BY_PLACE = ("primary", "select", "reference", "margin", "average")
 """Keys of a declaration whose values may differ by task or data set."""
 
-FOR_ALL = (
-    "endpoint",
-    "confidence",
-    "looks",
-    "seeds",
-    "learning_rates",
-    "extend",
-    "tuned",
-    "others",
-)
+FOR_ALL = ("endpoint", "confidence", "looks", "seeds")
+FOR_ALL += ("learning_rates", "extend", "tuned", "others")
 """Keys of a declaration whose values decide how all runs are judged."""
 
 QUESTIONS = ("published", "interactions", "levels")
@@ -37,7 +28,7 @@ def seen_elsewhere(
     runs: Sequence[Run],
     *,
     planned: pd.DataFrame,
-    declarations: Mapping[str, Mapping[str, Any]],
+    declarations: Mapping[str, records.Declaration],
 ) -> dict[str, dict[str, str]]:
     """Find runs that other sweeps, the siblings, trained before under another declaration.
 
@@ -45,11 +36,8 @@ def seen_elsewhere(
     sweep does not have. Siblings are skipped if their plans say that they came after one of
     `declarations`, or if they cannot be read.
 
-    Args:
-        folder: Folder of the sweep that plans the runs; its siblings are the sweeps beside it.
-        runs: Runs that the sweep plans now.
-        planned: Runs that the sweep had planned before, because `runs` may not have all losses.
-        declarations: Declarations of the sweep by sha256; empty if the sweep declares nothing.
+    The folder is that of the sweep that plans `runs` now; it had `planned` others before, because
+    `runs` may not have all losses. Its declarations are given by sha256.
 
     Returns:
         By run_id: `seen_under` (sha256 of the sibling's declaration; empty if there was none) and
@@ -105,12 +93,14 @@ def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[s
     return losses
 
 
-def _questions(declared: Mapping[str, Any]) -> list[Any]:
+def _questions(declared: records.Declaration) -> list[object]:
     """Values of `QUESTIONS` in a declaration; None for a question that is not asked."""
     return [declared.get(key) or None for key in QUESTIONS]
 
 
-def _rules(declared: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _rules(
+    declared: records.Declaration | None, row: Mapping[Hashable, str]
+) -> Mapping[str, object] | None:
     """Rules by which a declaration judges one run; None if there is no declaration."""
     if declared is None:
         return None

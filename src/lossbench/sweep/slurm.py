@@ -34,6 +34,9 @@ from lossbench.sweep.training import Trainer
 submitit: Any = import_module("submitit") if find_spec("submitit") else None
 """Package that submits jobs; None if the extra `slurm` of lossbench is not installed."""
 
+Job = Any
+"""Job of submitit, which may not be installed."""
+
 log = logging.getLogger(__name__)
 
 ALIVE = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
@@ -108,18 +111,13 @@ class Element:
                 time.sleep(60)
             sys.exit(128 + end.signal)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> object:
         """Return what submitit queues again: the element itself, because all state is on disk."""
         return submitit.helpers.DelayedSubmission(self)
 
 
 class SlurmBackend(Backend):
-    """Trains packs in Slurm jobs. Any number of commands may wait for the same jobs.
-
-    Args:
-        trainer: Settings of a training.
-        launcher: Resources of the jobs.
-    """
+    """Trains packs in Slurm jobs. Any number of commands may wait for the same jobs."""
 
     # `packs_at_once` is 1: packs are as large as memory allows, so that few jobs wait in the queue.
 
@@ -184,7 +182,7 @@ class SlurmBackend(Backend):
                     abandoned[pack_id] = pack, reason
         return Trained(ended, abandoned)
 
-    def _attached_jobs(self, sweep_folder: Path) -> dict[str, Any]:
+    def _attached_jobs(self, sweep_folder: Path) -> dict[str, Job]:
         """Jobs that earlier commands have submitted and that may still train, by pack_id."""
         if not self.is_slurm:
             return {}  # only the command that started local processes knows them
@@ -198,7 +196,7 @@ class SlurmBackend(Backend):
         self._look(jobs.values())
         return {pack_id: job for pack_id, job in jobs.items() if self._is_alive(job)}
 
-    def _look(self, jobs: Collection[Any]) -> None:
+    def _look(self, jobs: Collection[Job]) -> None:
         """Ask Slurm for the states of all jobs at once."""
         if not self.is_slurm or not jobs:
             return
@@ -210,7 +208,7 @@ class SlurmBackend(Backend):
         states = {self._state(job) for job in jobs}
         self.queue = set() if states <= {*ALIVE} - {*UNCERTAIN} else _queue()
 
-    def _submit(self, packs: Sequence[OpenPack], sweep_folder: Path) -> dict[str, Any]:
+    def _submit(self, packs: Sequence[OpenPack], sweep_folder: Path) -> dict[str, Job]:
         """Submit packs as arrays, and record the job of each pack; returns jobs by pack_id."""
         if not packs:
             return {}
@@ -220,7 +218,7 @@ class SlurmBackend(Backend):
             slurm_max_num_timeout=self.launcher.requeues,
         )
         executor.update_parameters(**parameters(self.launcher))
-        jobs: dict[str, Any] = {}
+        jobs: dict[str, Job] = {}
         size = _largest_array() if self.is_slurm else len(packs)
         for start in range(0, len(packs), size):
             batch = packs[start : start + size]
@@ -246,7 +244,7 @@ class SlurmBackend(Backend):
                 jobs[pack.pack_id] = job
         return jobs
 
-    def _is_alive(self, job: Any) -> bool:
+    def _is_alive(self, job: Job) -> bool:
         """Whether a job may still train, as of the last `_look`."""
         state = self._state(job)
         if not self.is_slurm or (state in ALIVE and state not in UNCERTAIN):
@@ -254,19 +252,15 @@ class SlurmBackend(Backend):
         # For a moment accounting reports a job that queues itself again as failed.
         return self.queue is None or job.job_id in self.queue
 
-    def _state(self, job: Any) -> str:
+    def _state(self, job: Job) -> str:
         """State of a job in one word of Slurm, as of the last `_look`."""
         state = job.state
         if self.is_slurm:
             state = job.watcher.get_state(job.job_id, mode="cache")
         return (state.split() or ["UNKNOWN"])[0].rstrip("+")
 
-    def _why_abandoned(self, pack: OpenPack, job: Any, record: Mapping[str, Any]) -> str:
-        """Reason to abandon a pack whose job ended first; may halve the pack, see `RetryPolicy`.
-
-        Returns:
-            Reason why this command abandons the pack; empty if the pack is not abandoned.
-        """
+    def _why_abandoned(self, pack: OpenPack, job: Job, record: Mapping[str, object]) -> str:
+        """Reason to abandon a pack whose job ended first, or ""; may halve it: `RetryPolicy`."""
         state, has_begun = self._state(job), bool(record["starts"])
         ending = f"job {job.job_id}: {state}"
         if pack.is_leased:

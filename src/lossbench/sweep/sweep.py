@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,9 +38,7 @@ class Sweep:
     """Folder of runs, with the backend that trains them. Many processes may share the folder.
 
     Attributes:
-        folder: Folder of all files of the sweep.
-        name: Name of the sweep, as sweep.json records it.
-        command: Command line, as sweep.json records it.
+        name, command: Name of the sweep and command line, as sweep.json records them.
         backend: Trainer of packs: this process, several of this machine, or a cluster. The caller
             that makes a backend ends it: `with sweep.backend:`.
         question: Question of the sweep, in words.
@@ -62,16 +59,13 @@ class Sweep:
         """Settings of the engine."""
         return self.backend.trainer.engine
 
-    def run(self, runs: Sequence[Run], *, declaration: Mapping[str, Any] | None = None) -> Statuses:
+    def run(
+        self, runs: Sequence[Run], *, declaration: records.Declaration | None = None
+    ) -> Statuses:
         """Train the missing runs, or wait while other processes train them.
 
-        Args:
-            runs: Runs of the command; runs that are done or diverged are skipped, and so are runs
-                that have failed `ATTEMPTS` times.
-            declaration: Declaration that was fixed before any of the runs, if there is one.
-
-        Returns:
-            Status and reason by run_id.
+        Runs that are done or diverged are skipped, and so are runs that have failed `ATTEMPTS`
+        times. The declaration, if there is one, was fixed before any of the runs.
 
         Raises:
             ConfigError: A part of a run is refused, or the backend cannot train.
@@ -141,10 +135,7 @@ class Sweep:
             return False
 
     def _settled(self, question: Question) -> dict[str, str]:
-        return {
-            "question": question.sha256,
-            "records": store.sweep_sha(self.folder),
-        }
+        return {"question": question.sha256, "records": store.sweep_sha(self.folder)}
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -155,7 +146,9 @@ class Sweep:
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
-    def _begin(self, runs: Sequence[Run], declaration: Mapping[str, Any] | None) -> dict[str, int]:
+    def _begin(
+        self, runs: Sequence[Run], declaration: records.Declaration | None
+    ) -> dict[str, int]:
         """Plan the runs; returns the number of failures at which each run (run_id) still trains."""
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             store.clean_temporaries(self.folder)

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -77,11 +76,6 @@ class Trainer:
     def train(self, pack: OpenPack, stop: Stop, title: str = "") -> Statuses | None:
         """Train a pack, unless another process trains it or has finished it.
 
-        Args:
-            pack: The pack.
-            stop: Request to end, which a signal sets.
-            title: Title of the progress bar; empty for none.
-
         Returns:
             Status and reason of the pack's runs by run_id; None if the pack was not trained.
 
@@ -99,18 +93,10 @@ class Trainer:
 
 
 class Training:
-    """Training of one pack, whose lease this process holds; commits checkpoints now and then.
-
-    Args:
-        trainer: Settings of a training.
-        pack: The pack.
-        record: Commit record of the pack.
-        stop: Request to end, which a signal sets.
-        title: Title of the progress bar; empty for none.
-    """
+    """Training of one pack, whose lease this process holds; commits checkpoints now and then."""
 
     def __init__(
-        self, trainer: Trainer, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
+        self, trainer: Trainer, pack: OpenPack, record: store.Record, stop: Stop, title: str
     ) -> None:
         self.engine, self.machine = trainer.engine, trainer.machine
         self.pack, self.stop = pack, stop
@@ -144,7 +130,12 @@ class Training:
         is_last = bool(self.stop.signal)
         if is_due or is_last:
             try:
-                self._commit_snapshot(snapshot(), is_last=is_last)
+                saved = snapshot()
+                files = {
+                    f"part-{saved.step:09d}.pt": saved.parts[0],
+                    f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,
+                }
+                self._commit(saved.step, files, starts=0 if is_last else self.record["starts"])
             except (KeyError, AssertionError, OSError) as error:
                 raise store.StoreError(
                     f"{self.folder}: another process changed it while it trained here"
@@ -155,19 +146,17 @@ class Training:
 
     def _tables(self) -> dict[str, pa.Table]:
         """Train the pack and return its tables; if the training raises, tables of failed runs."""
-        engine = self.engine
+        engine, folder = self.engine, self.pack.sweep_folder
         try:
             # Whether members depend on their pack-mates on this machine, as it was measured.
             measured = recorded_invariance(
-                self.pack.sweep_folder, engine.device, self.first.precision, engine.padding
+                folder, engine.device, self.first.precision, engine.padding
             )
-            run_by_seed = {run.seed: run for run in self.pack.runs}
-            folder = self.pack.sweep_folder
             splits = {
                 seed: with_pretrained(
                     run, splits_of(run, engine.files), sweep_folder=folder, stop=self.stop
                 )
-                for seed, run in run_by_seed.items()
+                for seed, run in {run.seed: run for run in self.pack.runs}.items()
             }
             trained = functools.partial(
                 train,
@@ -196,7 +185,7 @@ class Training:
                 raise OutOfMemory(str(error)) from error
             return failed(self.pack.pack, traceback.format_exc())
 
-    def _saved(self, record: dict[str, Any]) -> Saved | None:
+    def _saved(self, record: store.Record) -> Saved | None:
         """State at the last checkpoint; None if the pack trains from its start."""
         if not record["files"]:
             return None
@@ -223,14 +212,6 @@ class Training:
         sha = environment_sha(device, self.first.precision)
         strategies = ", ".join(sorted(self.engine.strategies))
         return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{strategies}"
-
-    def _commit_snapshot(self, saved: Saved, *, is_last: bool) -> None:
-        """Commit a checkpoint, and the measurements since the previous checkpoint."""
-        files = {
-            f"part-{saved.step:09d}.pt": saved.parts[0],
-            f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,
-        }
-        self._commit(saved.step, files, starts=0 if is_last else self.record["starts"])
 
     def _commit(self, step: int, files: dict[str, bytes], *, starts: int) -> None:
         """Commit new files and keep old parts; if there are no new files, keep all old files."""

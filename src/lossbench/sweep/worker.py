@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from multiprocessing import Pipe, connection
-from typing import Any
 
 from tqdm import std
 
@@ -39,9 +38,6 @@ class Died(Exception):
 
 class Worker:
     """Parent's handle of a child process, which accepts its first pack before it is ready.
-
-    Args:
-        trainer: Settings of a training.
 
     Attributes:
         pack: Pack that the process trains; None if the process waits.
@@ -125,7 +121,7 @@ class _Relay(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.send((record.name, record.levelno, self.format(record)))
 
-    def send(self, message: Any) -> None:
+    def send(self, message: object) -> None:
         with contextlib.suppress(OSError), self.sending:  # the parent may have ended
             self.pipe.send(message)
 

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 CALL_PATIENCE: ContextVar[float] = ContextVar("CALL_PATIENCE", default=0.0)
 """Time limit of a call of the user's function while packs train, in seconds; 0 for no limit."""
 
+WARNED: set[tuple[str, str]] = set()
+"""Owners of code that changed settings of the process, and the settings: warned of once each."""
+
 OURS = Path(lossbench.__file__).parent
 """Folder of lossbench's own code."""
 
@@ -49,10 +52,8 @@ def restoring_process_state(
     Random generators are restored without a warning, because any global draw changes a generator.
     SystemExit and KeyboardInterrupt, which would end the command, become a RuntimeError; but
     without a handler for SIGINT a KeyboardInterrupt may come from the keyboard and is raised again.
-
-    Args:
-        owner: Name of the code for the warning, for example "loss wing".
-        function: Function that is called; a function of lossbench is not protected.
+    `owner` names the code in the warning, for example "loss wing". If the function that is called
+    is given and belongs to lossbench, nothing is restored.
     """
     if function is not None and not is_own(function):
         yield
@@ -81,8 +82,10 @@ def restoring_process_state(
             if after[name] != value:
                 with contextlib.suppress(OSError, ValueError):  # the folder may be deleted
                     SETTINGS[name][1](value)
-                if name != FILTERS or len(sys.modules) == modules:  # imports may add filters
-                    _warn_once(owner, name)
+                is_import = name == FILTERS and len(sys.modules) != modules  # imports add filters
+                if not is_import and (owner, name) not in WARNED:
+                    WARNED.add((owner, name))
+                    log.warning("%s changes %s of the whole process: restored", owner, name)
 
 
 @contextlib.contextmanager
@@ -113,12 +116,6 @@ def _text_of(error: BaseException) -> str | None:
         return None
 
 
-@functools.cache
-def _warn_once(owner: str, setting: str) -> None:
-    """Warn, once for each owner and setting, that code changed a setting of the process."""
-    log.warning("%s changes %s of the whole process: restored", owner, setting)
-
-
 def _folder() -> str:
     """Current folder; empty if the folder was deleted."""
     with contextlib.suppress(FileNotFoundError):
@@ -126,12 +123,7 @@ def _folder() -> str:
     return ""
 
 
-def _restore_handlers(handlers: list[Any]) -> None:
-    for number, handler in zip(END_SIGNALS, handlers, strict=True):
-        signal.signal(number, handler)
-
-
-def _restore_filters(filters: list[Any]) -> None:
+def _restore_filters(filters: list[object]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
     with warnings.catch_warnings():  # the exit invalidates decisions cached by the old filters
         pass
@@ -139,7 +131,7 @@ def _restore_filters(filters: list[Any]) -> None:
 
 FILTERS = "the filters of warnings"
 
-SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+SETTINGS: dict[str, tuple[Callable[[], object], Callable[[Any], object]]] = {
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (
@@ -158,7 +150,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the mask of new files": (umask, os.umask),
     "the handlers of signals": (
         lambda: [signal.getsignal(number) for number in END_SIGNALS],
-        _restore_handlers,
+        lambda handlers: [signal.signal(*pair) for pair in zip(END_SIGNALS, handlers, strict=True)],
     ),
 }
 """Settings of the process by name, each with a function to read and a function to restore it."""

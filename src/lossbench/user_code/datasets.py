@@ -16,11 +16,9 @@ from lossbench.user_code.modules import add, renamed
 
 
 def data_row(data: object, reading: Reading) -> Data:
-    """Make the `Data` row of the user's data; a new row is registered.
+    """Make the `Data` row of a name, row, frame, table's file or (inputs, targets).
 
-    Args:
-        data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
-        reading: Settings of a table.
+    A new row is registered.
 
     Raises:
         ConfigError: The data are of another kind, or cannot be used.
@@ -29,7 +27,13 @@ def data_row(data: object, reading: Reading) -> Data:
     is_new = not isinstance(data, str) or is_table(data)
     match data:
         case str() if not is_table(data):
-            row = _variant(data)
+            files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
+            refuse_unknown(data, {**files, **DATA}, "data")
+            if data in DATA:
+                row = DATA[data]
+            else:  # a yaml, whose name the row gets
+                fn = yaml.safe_load(files[data].read_text())["fn"]
+                row = replace(DATA[fn], fn=renamed(DATA[fn].fn, data))
         case Data():
             row = data
         case str() | Path():
@@ -56,13 +60,3 @@ def data_row(data: object, reading: Reading) -> Data:
     if is_new:
         add(row)
     return row
-
-
-def _variant(name: str) -> Data:
-    """Find the row by name, or by a yaml in `conf/data`; then the row gets the yaml's name."""
-    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
-    refuse_unknown(name, {**files, **DATA}, "data")
-    if name in DATA:
-        return DATA[name]
-    fn = yaml.safe_load(files[name].read_text())["fn"]
-    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))

@@ -72,7 +72,7 @@ def examine(
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         for function in functions:
             try:
-                examinations.append(_examination(process, _with_free_name(function), task, link))
+                examinations.append(_examination(process, function, task, link))
             except ConfigError as error:
                 problems.append(str(error))
     if problems and not (leave_out and examinations):
@@ -94,7 +94,20 @@ def loss_rows(functions: Iterable[Callable[..., Any] | Loss], *, task: str = "")
 def _examination(
     process: TrialProcess, function: Callable[..., Any] | Loss, task: str, link: str
 ) -> Examination:
-    when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
+    """Examine a function in the process; it is renamed `my_NAME` if the catalog has its name."""
+    name = function.name if isinstance(function, Loss) else getattr(function, "__name__", "")
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"a loss cannot have the name {name!r}: use up to 40 small letters, digits and '_'; in "
+            "Python, losses={'mine': function} gives one"
+        )
+    if name in LOSSES and LOSSES[name].fn.__module__.startswith("lossbench."):
+        if isinstance(function, Loss):
+            raise ConfigError(f"loss {name!r} exists, {LOSSES[name].formula}: rename yours")
+        log.warning("the catalog has a loss %s: yours is called my_%s", name, name)
+        name = f"my_{name}"
+        function = renamed(function, name)
+    when, pickled = f"loss {name} is called", cloudpickle.dumps(function)
     origin = file_and_line(function)
     *kinds, why, unsound, verdicts = process.call(when, _measure, pickled, origin, task, link)
     if isinstance(function, Loss):
@@ -102,27 +115,6 @@ def _examination(
     held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
     row = replace(bare_row(function, *kinds), claims=held, unsound=unsound)
     return Examination(row, why, verdicts)
-
-
-def _name(function: Callable[..., Any] | Loss) -> str:
-    """Name of a loss."""
-    return function.name if isinstance(function, Loss) else getattr(function, "__name__", "")
-
-
-def _with_free_name(function: Callable[..., Any] | Loss) -> Callable[..., Any] | Loss:
-    """Rename a function `my_NAME` if the catalog has its name; refuse a row with such a name."""
-    name = _name(function)
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"a loss cannot have the name {name!r}: use up to 40 small letters, digits and '_'; in "
-            "Python, losses={'mine': function} gives one"
-        )
-    if name not in LOSSES or not LOSSES[name].fn.__module__.startswith("lossbench."):
-        return function
-    if isinstance(function, Loss):
-        raise ConfigError(f"loss {name!r} exists, {LOSSES[name].formula}: rename yours")
-    log.warning("the catalog has a loss %s: yours is called my_%s", name, name)
-    return renamed(function, f"my_{name}")
 
 
 def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
@@ -133,7 +125,7 @@ def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
     return (Path(code.co_filename).name, code.co_firstlineno) if code else ("an object", 0)
 
 
-def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
+def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> tuple[object, ...]:
     """Measure task, link, the reason for both, defects and claims; runs in the trial process."""
     loss, why = cloudpickle.loads(pickled), ""
     function = loss.fn if isinstance(loss, Loss) else loss
@@ -142,7 +134,12 @@ def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> t
         if isinstance(loss, Loss):
             row = loss
         else:
-            _refuse_exchanged(function)
+            first, second = [*inspect.signature(function).parameters, "", ""][:2]
+            if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
+                raise ConfigError(
+                    f"its arguments are in the wrong order, ({first}, {second}): the output comes "
+                    f"first, write ({second}, {first})"
+                )
             if problem := kind.unlike_a_loss(bare_row(function)):
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
@@ -171,16 +168,6 @@ def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> t
 
 IS_OUTPUT = re.compile(r"out(put)?s?|logits?|(y_?)?pred\w*|y_?hat|inputs?")
 IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")
-
-
-def _refuse_exchanged(function: Callable[..., Any]) -> None:
-    """Refuse a function whose first two arguments are named like a target and an output."""
-    first, second = [*inspect.signature(function).parameters, "", ""][:2]
-    if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
-        raise ConfigError(
-            f"its arguments are in the wrong order, ({first}, {second}): the output comes "
-            f"first, write ({second}, {first})"
-        )
 
 
 OF_NUMBERS = ("identity", "exp", "softplus", "mean")

@@ -140,10 +140,7 @@ def is_added(row: Row) -> bool:
 
 
 def load_extensions(modules: Iterable[str]) -> None:
-    """Import modules and add the rows in their `LOSSES`, `DATA` and `MODELS`.
-
-    Args:
-        modules: Importable names; the current folder is searched too.
+    """Import modules, also of the current folder, and add their `LOSSES`, `DATA` and `MODELS`.
 
     Raises:
         ConfigError: The import fails, or a name is already taken by another row.
@@ -167,7 +164,7 @@ def load_extensions(modules: Iterable[str]) -> None:
                     raise ConfigError(f"extension {name!r}: {row.name!r} exists: rename yours")
 
 
-def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
+def _listed(module: ModuleType, registry: str, kind: type) -> list[Any]:
     """Rows in a module's tuple."""
     listed = getattr(module, registry, ())
     if not isinstance(listed, list | tuple):
@@ -291,7 +288,7 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
     yield from chosen.values()
 
 
-def is_loss_class(value: Any) -> bool:
+def is_loss_class(value: object) -> bool:
     """Whether a value is a class of torch modules that take an output and a target."""
     if not (inspect.isclass(value) and issubclass(value, nn.Module)):
         return False
@@ -333,16 +330,15 @@ def loss_of(value: Any) -> Any:
     # The function gets the file and module of the class, for messages and for a run's identity.
     of_module.__code__ = of_module.__code__.replace(**origin)
     of_module.__module__ = value.__module__
-
     return renamed(of_module, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower())
 
 
 def _needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Positional arguments of a function without a default, in order, except `context`."""
-    placed = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    kinds = inspect.signature(function).parameters.values()
     return [
         kind
-        for kind in kinds
-        if kind.default is kind.empty and kind.kind is placed and kind.name != "context"
+        for kind in inspect.signature(function).parameters.values()
+        if kind.default is kind.empty
+        and kind.kind is kind.POSITIONAL_OR_KEYWORD
+        and kind.name != "context"
     ]

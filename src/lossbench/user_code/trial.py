@@ -30,9 +30,7 @@ STARTING = 120.0
 class TrialProcess:
     """A process that starts at the first call, and again at the next call after a ConfigError.
 
-    Args:
-        own: The user's rows and modules that the process loads.
-        patience: Time limit of a call, in seconds.
+    The process loads `own`; `patience` is the time limit of a call, in seconds.
     """
 
     cure = "mend it"
@@ -49,13 +47,10 @@ class TrialProcess:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def call(self, when: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the process and return the result.
+    def call(self, when: str, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call a function, which can be imported, in the process and return the result.
 
-        Args:
-            when: Clause for messages, for example "loss wing is called".
-            function: A function that can be imported.
-            arguments: Arguments of the function, which are pickled.
+        `when` is a clause for messages, for example "loss wing is called".
 
         Raises:
             ConfigError: The process ended, the call took too long, functions of torch were
@@ -89,7 +84,13 @@ class TrialProcess:
         if not pipe.poll(min(QUIET, seconds)):
             log.info("waiting for up to %g s: %s", seconds, when)
         while not pipe.poll(seconds):
-            if time.monotonic() > until or not _is_starved(self._process.pid, seconds):
+            is_starved = False  # whether the process is runnable, but had little time on the CPU
+            with contextlib.suppress(OSError):  # not Linux
+                stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+                fields = stat.rpartition(")")[2].split()
+                spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                is_starved = fields[0] == "R" and spent < seconds
+            if time.monotonic() > until or not is_starved:
                 late = f"nothing comes back within {seconds:g} s"
                 raise ConfigError(f"when {when}, {late}: {self.cure}")
         try:
@@ -106,16 +107,6 @@ class TrialProcess:
         if problem:
             raise ConfigError(f"when {when}, {problem}")
         return result
-
-
-def _is_starved(pid: int | None, seconds: float) -> bool:
-    """Whether a process is runnable but has had less than `seconds` of CPU time."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # not Linux
-        return False
-    spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return fields[0] == "R" and spent < seconds
 
 
 # ---- in the process ------------------------------------------------------------------------------

@@ -49,12 +49,7 @@ def strategy_of(members: Members) -> Strategy:
 
 
 def advance_of(updates: Updates, machine: Machine) -> Advance:
-    """Choose how to make updates: one by one, or as CUDA graphs if these are named and possible.
-
-    Args:
-        updates: The updates of a pack.
-        machine: The process that makes the updates.
-    """
+    """Choose how to make updates: one by one, or as CUDA graphs if these are named and possible."""
     if "graph" not in machine.strategies:
         return updates
     device, has_failed = machine.device.type, machine.captures.has_failed

@@ -17,16 +17,10 @@ Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
 
 
 class Autograd(Strategy):
-    """Strategy with any forward pass, whose gradient is computed by autograd.
+    """Strategy with any forward pass of all members, whose gradient is computed by autograd."""
 
-    Args:
-        members: The pack.
-        forward: Forward pass of all members for any number of rows.
-        of_batch: Forward pass of all members for a batch.
-    """
-
-    def __init__(self, members: Members, forward: Forward, of_batch: Forward) -> None:
-        self._forward, self._of_batch = forward, of_batch
+    def __init__(self, members: Members, forward: Forward) -> None:
+        self._forward = forward
         self._is_repeated = members.runs[0].signal != "own"  # needs several gradients per output
 
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
@@ -49,7 +43,7 @@ class Autograd(Strategy):
     ) -> tuple[Tensor, GradientOf]:
         """Outputs and gradients, see `Strategy.trained`."""
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        output = self._of_batch(leaves, dict(buffers), batch.all)
+        output = self._forward(leaves, dict(buffers), batch.all)
 
         def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
             mean = output_gradient / output_gradient.shape[1]
@@ -67,8 +61,7 @@ class Vectorised(Autograd):
     name = "vmap"
 
     def __init__(self, members: Members) -> None:
-        forward = torch.func.vmap(called(members.model))
-        super().__init__(members, forward, forward)
+        super().__init__(members, torch.func.vmap(called(members.model)))
 
 
 class Looped(Autograd):
@@ -77,8 +70,7 @@ class Looped(Autograd):
     name = "loop"
 
     def __init__(self, members: Members) -> None:
-        forward = one_by_one(called(members.model))
-        super().__init__(members, forward, forward)
+        super().__init__(members, one_by_one(called(members.model)))
 
 
 def one_by_one(of_member: Forward) -> Forward:

@@ -29,13 +29,8 @@ class Replayed(Generic[Result]):
     """A function that is recorded at the second call and replayed from then on.
 
     The first call runs in Python, so that libraries are initialised and errors are reported. After
-    a failed recording every call runs in Python.
-
-    Args:
-        function: Function that reads and writes tensors at fixed addresses, and does not
-            synchronise with the host from the second call on.
-        record: Recorder of the function.
-        captures: State that is marked as failed if the recorder raises.
+    a failed recording, which marks `captures`, every call runs in Python. The function reads and
+    writes tensors at fixed addresses, and does not synchronise with the host from the second call.
     """
 
     def __init__(
@@ -60,11 +55,10 @@ class Replayed(Generic[Result]):
                 cause: BaseException = error
                 while cause.__context__ is not None:  # the last error only says that capture failed
                     cause = cause.__context__
-                reason = str(cause).partition("\n")[0]
                 log.warning(
                     "updates cannot be captured in a CUDA graph, so the kernels of each "
                     "are launched one by one: %s",
-                    reason,
+                    str(cause).partition("\n")[0],
                 )
         if self._recorded is None:
             self._is_warm = True
@@ -77,9 +71,7 @@ class Replayed(Generic[Result]):
 class Graphs(Advance):
     """Updates of one state in series; each length of a series is recorded, see `Replayed`.
 
-    Args:
-        updates: The updates of a pack.
-        captures: State that is marked as failed if a recording fails; then updates are made singly.
+    If a recording fails, `captures` is marked as failed, and updates are made singly.
     """
 
     def __init__(self, updates: Updates, captures: Captures) -> None:

@@ -61,11 +61,7 @@ class _Memory:
 
 
 class Stack(Strategy):
-    """Strategy for multilayer perceptrons: batched matrix products.
-
-    Args:
-        layers: Layers of the model, which is the same for all members.
-    """
+    """Strategy for multilayer perceptrons: batched matrix products."""
 
     name = "stack"
 
@@ -105,10 +101,8 @@ class Stack(Strategy):
         arguments = [like.new_empty(count, rows, layer.outputs) for layer in self._layers]
         results, gradients = [], []
         for layer, argument in zip(self._layers, arguments, strict=True):
-            activation = None
-            if layer.activation is not None:
-                activation = DERIVED.get(type(layer.activation))
-            is_argument_needed = activation is not None and activation.is_of_argument
+            module = layer.activation
+            is_argument_needed = module is not None and DERIVED[type(module)].is_of_argument
             results.append(torch.empty_like(argument) if is_argument_needed else argument)
             gradients.append(argument.new_empty(most, *argument.shape[1:]))
         layers = [*zip(arguments, results, gradients, strict=True)]
@@ -184,14 +178,7 @@ class Stack(Strategy):
 
 
 def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Compute weight times inputs plus bias, [K, N, out].
-
-    Args:
-        parameters: Parameters by name, [K, ...].
-        layer: Layer whose weight and bias are used.
-        inputs: [K, N, in].
-        out: Tensor for the result; None for a new tensor.
-    """
+    """Compute a layer's weight times inputs [K, N, in] plus bias, [K, N, out]."""
     weight = parameters[layer.weight].mT
     if not layer.bias:
         return torch.bmm(inputs, weight, out=out)

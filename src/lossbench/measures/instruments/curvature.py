@@ -60,25 +60,16 @@ def sharpness(moment: Moment) -> dict[str, Tensor]:
 def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Parameters) -> Product:
     """Make a function from vectors [K, P] to each member's Hessian times the vector, [K, P].
 
-    Args:
-        mean_loss: Parameters -> loss [K].
-        parameters: Point at which the Hessian is taken, by name, [K, ...].
-
     Source:
         Pearlmutter 1994, Neural Computation.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     # A member's derivatives of the sum over members are those of the member's loss.
     total = mean_loss(leaves).sum()
-    gradient = flat(
-        torch.autograd.grad(
-            total,
-            [*leaves.values()],
-            retain_graph=True,
-            create_graph=True,
-            materialize_grads=True,
-        )
+    slopes = torch.autograd.grad(
+        total, [*leaves.values()], retain_graph=True, create_graph=True, materialize_grads=True
     )
+    gradient = flat(slopes)
 
     def product(vectors: Tensor) -> Tensor:
         if not gradient.requires_grad:  # a constant gradient
@@ -94,12 +85,8 @@ def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Param
 def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor:
     """Largest eigenvalue of each member's symmetric matrix, [K], from below.
 
-    Lanczos' method; each new vector is orthogonalised twice against all earlier vectors.
-
-    Args:
-        product: Vectors [K, P] -> matrix times vector, [K, P].
-        start: First vectors, [K, P], not zero.
-        steps: Number of products, at most P.
+    Lanczos' method with at most P `steps`, from vectors `start` [K, P] that are not zero; each new
+    vector is orthogonalised twice against all earlier vectors.
 
     Source:
         Lanczos 1950; Parlett 1998, The Symmetric Eigenvalue Problem, chapter 13.

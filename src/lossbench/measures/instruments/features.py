@@ -28,12 +28,7 @@ def representation(moment: Moment) -> dict[str, Tensor]:
 
 
 def class_scatter(features: Tensor, target: Tensor) -> Tensor:
-    """Compute tr(S_W) / tr(S_B), [K]; NaN if all features are equal.
-
-    Args:
-        features: [K, B, D].
-        target: [K, B, C], whose largest entry is the label.
-    """
+    """Compute tr(S_W) / tr(S_B), [K], of features [K, B, D]; NaN if all features are equal."""
     member = functional.one_hot(target.argmax(-1), target.shape[-1]).to(features.dtype)
     counts = member.transpose(1, 2).contiguous().sum(-1)  # [K, C]
     sums = torch.bmm(member.transpose(1, 2), features)  # [K, C, D]

@@ -11,12 +11,7 @@ LARGEST_SHARE = 0.05
 
 
 def interval(name: str, *, eval_every: int) -> int:
-    """Number of updates from one measurement to the next: a multiple of `eval_every`.
-
-    Args:
-        name: Name of the instrument.
-        eval_every: Updates between evaluations.
-    """
+    """Number of updates from one measurement to the next: a multiple of `eval_every`."""
     fewest = math.ceil(INSTRUMENTS[name].cost / LARGEST_SHARE)
     return eval_every * max(1, math.ceil(fewest / eval_every))
 
@@ -26,12 +21,6 @@ def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
 
     The first and the last update are always measured. In a run shorter than `interval` only these
     two are measured, and they cost more than `LARGEST_SHARE` of the run.
-
-    Args:
-        name: Name of the instrument.
-        step: Number of earlier updates.
-        steps: Updates of the run.
-        eval_every: Updates between evaluations.
     """
     return step % interval(name, eval_every=eval_every) == 0 or step == steps - 1
 
