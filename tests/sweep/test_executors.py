@@ -177,5 +177,5 @@ def test_processors_of_several_kinds_are_named(caplog):
 
 
 def test_less_than_no_worker_is_refused():
-    with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
+    with pytest.raises(ConfigError, match=r"workers=-1: use a positive number, or 0"):
         ExecutorBackend(trainer(), threads, workers=-1)

@@ -139,7 +139,7 @@ def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
     monkeypatch.setattr(launchers, "free_memory", lambda: 1.5 * 2**30)
     assert launchers.process_count(0, engine) == 1
     assert launchers.process_count(3, engine) == 3
-    with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
+    with pytest.raises(ConfigError, match=r"workers=-1: use a positive number, or 0"):
         launchers.process_count(-1, engine)
 
 

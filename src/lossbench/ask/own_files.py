@@ -33,7 +33,7 @@ OF_TABLE = {
 
 
 def with_names(words: Iterable[str]) -> list[str]:
-    """Words in which names replace files, after a row is registered for each file.
+    """Register a row for each file among the words; returns the words with names in place of files.
 
     Raises:
         ConfigError: A file, or a function in a file, does not exist or cannot be trained.

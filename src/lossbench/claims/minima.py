@@ -50,9 +50,10 @@ def bayes_prediction(loss: Loss, *, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def minima(loss: Loss, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimise M expected losses over targets [M, N, C] with weights [M, N] from S starts each.
+    """Find the outputs that minimise M expected losses, from S starts each.
 
-    Returns values, [S, M], and outputs, [S, M, W].
+    An expectation is over N targets, [M, N, C], with weights [M, N]. Returns the values, [S, M],
+    and the outputs, [S, M, W].
     """
     start = starts(loss, (weights.unsqueeze(-1) * targets).sum(-2))
     return minima_from(start, loss, targets, weights)

@@ -1,4 +1,4 @@
-"""Conversion of a table's columns to numeric inputs; columns without such inputs are refused."""
+"""Conversion of a table's columns to numeric inputs; others are refused."""
 
 from __future__ import annotations
 

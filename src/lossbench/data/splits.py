@@ -140,7 +140,7 @@ class Splits:
 
     @functools.cached_property
     def _hash_of_inputs(self) -> hashlib._Hash:
-        """Hash of the inputs, to be continued; corruptions of the same splits share the hash."""
+        """Hash object of the inputs, which `sha` copies; corrupted splits share the object."""
         if self.uncorrupted is not None and self.uncorrupted.inputs is self.inputs:
             return self.uncorrupted._hash_of_inputs
         digest = hashlib.sha256()

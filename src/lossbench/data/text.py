@@ -243,7 +243,7 @@ def _hash_of(content: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _tokens(content: str) -> tuple[Tensor, int]:
-    """Number each character by its rank among the distinct ones: [M], and the number of those."""
+    """Rank of each character among the distinct characters, [M], and the number of the latter."""
     points = torch.frombuffer(bytearray(content.encode("utf-32-le")), dtype=torch.int32)
     different, places = points.unique(return_inverse=True)
     return places, len(different)

@@ -106,5 +106,9 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
         with restoring_process_state(f"loss {run.loss.name}", run.row.fn):
             return bayes_prediction(loss, targets=targets, weights=weights)[:-GUARDS]
     except Exception as error:
-        log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
+        log.warning(
+            "loss %s: its Bayes prediction could not be computed, so tv_bayes is NaN (%s)",
+            run.loss.name,
+            error,
+        )
         return torch.full_like(posterior[:-GUARDS], torch.nan)

@@ -85,7 +85,7 @@ def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
 
 
 def limit_bounded(ax: Axes, values: pd.Series) -> None:
-    """Set limits that show all values of a metric whose maximum is 1, and end close to 1."""
+    """Set limits that show all values of a metric of 1 at most, and end little above 1."""
     low, high = values.min(), values.max()
     pad = 0.06 * max(high - low, 1e-3)
     ax.set_ylim(low - pad, min(high + pad, 1 + 0.2 * pad))

@@ -112,10 +112,9 @@ def weight(lines: Sequence[Line], ax: Axes) -> Axes:
 
 def confidently_wrong(lines: Sequence[Line], ax: Axes) -> Axes:
     """Norm of the output gradient over the size of a wrong output, both logarithmic."""
-    is_visible = [(line.y > FLAT) & (line.y < 1 / FLAT) for line in lines]
     visible = [
-        replace(line, y=np.where(inside, line.y, math.nan))
-        for line, inside in zip(lines, is_visible, strict=True)
+        replace(line, y=np.where((line.y > FLAT) & (line.y < 1 / FLAT), line.y, math.nan))
+        for line in lines
     ]
     _draw(visible, ax)
     ax.set_xlim(lines[0].x.min(), lines[0].x.max())

@@ -109,7 +109,7 @@ def frame(
     )
 
 
-def stamp(figure: Any, word: str) -> None:
+def stamp(figure: Figure, word: str) -> None:
     """Write a word across a figure, so that nobody takes the figure for a result."""
     across = {"ha": "center", "va": "center", "rotation": 20, "fontsize": 44, "alpha": 0.25}
     figure.text(0.5, 0.5, word, color=NOTE, fontweight="bold", **across)

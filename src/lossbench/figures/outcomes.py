@@ -63,13 +63,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         shade, opacity, sign = SHADES.get(row.verdict, (PAPER, 1.0, "–"))
         x, y = places.index(row.context), losses.index(row.loss)
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
-        number = ""
-        if np.isfinite(row.difference):
-            digits = ".2g"
-            if abs(row.difference) < row.margin:  # two digits after the first of the margin
-                digits = f".{2 - math.floor(math.log10(row.margin))}f"
-            number = f"{row.difference:+{digits}}".replace("-", "−")
-        number = DIVERGED.get(row.verdict, number)
+        number = DIVERGED.get(row.verdict, _to_margin(row.difference, row.margin))
         text = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
         size = 6.5 if is_roomy else 5
         ax.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
@@ -141,6 +135,14 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
     return ax
+
+
+def _to_margin(value: float, margin: float) -> str:
+    """Difference with two digits; below the margin, with two digits after the margin's first."""
+    if not math.isfinite(value):
+        return ""
+    digits = ".2g" if abs(value) >= margin else f".{2 - math.floor(math.log10(margin))}f"
+    return f"{value:+{digits}}".replace("-", "−")
 
 
 def side_by_side(
@@ -260,7 +262,7 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def _difference(first: Any) -> str:
+def _difference(first: pd.Series) -> str:
     better = {"higher": "; positive is better", "lower": "; negative is better", "": ""}
     name = metric_name(first.metric, first.split)
     return f"difference in {name}{better[records.direction(first.metric)]}"

@@ -64,7 +64,7 @@ class LossStyle:
     """Style of a loss in every figure."""
 
     color: str
-    dash: Any
+    dash: str | tuple[int, tuple[float, ...]]
     marker: str
 
 
@@ -72,40 +72,28 @@ def loss_styles(estimates: pd.DataFrame) -> dict[str, LossStyle]:
     """Style of each loss of a frame with columns `loss` and `family`, in drawing order.
 
     Within `style(losses=...)`, the style of each of these losses is the same in every figure.
+    Up to eight losses have a colour each: the first loss of a family (the reference, or the first
+    by name) has the family's colour, and other losses, also those of the user, get unused colours.
+    With more than eight losses, all losses of a family share the family's colour.
     """
     families = dict(zip(estimates.loss, estimates.family.fillna("").astype(str), strict=True))
     known = [group for group in _LOSSES.get() if families.keys() & group.keys()]
     styles: dict[str, LossStyle] = {}
     for group in (families, *known):
-        styles |= _of_task(group)
+        by_family: dict[str, list[str]] = {}
+        for loss in sorted(group, key=lambda loss: (loss not in REFERENCE.values(), loss)):
+            by_family.setdefault(group[loss], []).append(loss)
+        hues = {loss: COLORS.get(family, OTHER) for loss, family in group.items()}
+        if len(group) <= len({*COLORS.values()}):
+            hues = {its[0]: COLORS[family] for family, its in by_family.items() if family in COLORS}
+            free = [color for color in dict.fromkeys(COLORS.values()) if color not in hues.values()]
+            hues |= zip([loss for loss in sorted(group) if loss not in hues], free, strict=False)
+        for losses in by_family.values():
+            for i, loss in enumerate(sorted(losses)):
+                dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+                styles[loss] = LossStyle(hues[loss], dash, marker)
     order = sorted(families, key=lambda loss: (families[loss], loss))
     return {loss: styles[loss] for loss in order}
-
-
-def _of_task(families: Mapping[str, str]) -> dict[str, LossStyle]:
-    """Styles of losses by name, given the family of each loss.
-
-    Up to eight losses have a colour each: the first loss of a family (the reference, or the first
-    by name) has the family's colour, and other losses, also those of the user, get unused colours.
-    With more than eight losses, all losses of a family share the family's colour.
-    """
-    by_family: dict[str, list[str]] = {}
-    for loss in sorted(families, key=lambda loss: (loss not in REFERENCE.values(), loss)):
-        by_family.setdefault(families[loss], []).append(loss)
-    hues = {
-        loss: COLORS.get(family, OTHER) for family, losses in by_family.items() for loss in losses
-    }
-    if len(families) <= len({*COLORS.values()}):
-        hues = {
-            losses[0]: COLORS[family] for family, losses in by_family.items() if family in COLORS
-        }
-        free = [color for color in dict.fromkeys(COLORS.values()) if color not in hues.values()]
-        hues |= zip([loss for loss in sorted(families) if loss not in hues], free, strict=False)
-    return {
-        loss: LossStyle(hues[loss], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
-        for losses in by_family.values()
-        for i, loss in enumerate(sorted(losses))
-    }
 
 
 _LOSSES: ContextVar[Sequence[Mapping[str, str]]] = ContextVar("_LOSSES", default=())

@@ -12,11 +12,7 @@ from lossbench.statistics import Comparison
 
 
 def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
-    """Sentences of the answer: the verdicts, then other results that the experiment asks for.
-
-    Args:
-        verdicts: Comparisons of a sweep.
-    """
+    """Sentences of the answer: the verdicts, then other results that the experiment asks for."""
     loaded, mains = verdicts.sweep, verdicts.mains
     yield from of_own(loaded, mains)
     for alike in statistics.grouped(mains, "metric", "reference"):
@@ -56,11 +52,7 @@ def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str
 
 
 def of_verdicts(alike: Sequence[Comparison]) -> str:
-    """Sentences on the declared verdicts; on the exploratory verdicts if none was declared.
-
-    Args:
-        alike: Comparisons with the same reference and metric.
-    """
+    """Sentences on declared verdicts, else exploratory ones, of one metric and reference."""
     tables = [words.verdicts_of(one).assign(word=[*one.paired.verdict]) for one in alike]
     rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     metric, reference = alike[0].metric, alike[0].reference

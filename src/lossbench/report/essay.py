@@ -7,6 +7,7 @@ Source:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,15 +62,10 @@ def of_sweep(verdicts: statistics.Verdicts) -> list[Finding]:
 
 
 def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
-    """Findings from the declared runs of some contexts.
+    """Findings from the declared runs of some comparisons of a sweep, in the essay's order.
 
-    Args:
-        loaded: The sweep.
-        together: Some comparisons of the sweep, from `Verdicts.comparisons`.
-
-    Returns:
-        Findings in the essay's order, without findings for which the sweep has no runs. Empty if
-        the declaration of the sweep does not ask for the essay's findings.
+    Findings for which the sweep has no runs are left out; all of them are if the declaration of
+    the sweep does not ask for the essay's findings.
     """
     if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
@@ -345,7 +341,12 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
         main = group[0]
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
-        rows += [row for one in group for row in _crossed(one)]
+        for one, metric in itertools.product(group, dict.fromkeys((main.metric, "nll"))):
+            known = one.summary[one.summary.metric == metric].set_index("loss")
+            first = {"context": one.label, "condition": one.condition, "metric": metric}
+            for kind, by_link in LINK_BY_LOSS.items():
+                cells = {link: _cell(known, by_link[link]) for link in LINKS}
+                rows.append(first | {"kind": kind} | cells)
     if not rows:
         return None
     table = pd.DataFrame(rows)
@@ -381,14 +382,6 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
     )
 
 
-def _crossed(one: Comparison) -> Iterator[dict[str, str]]:
-    for metric in dict.fromkeys((one.metric, "nll")):
-        known = one.summary[one.summary.metric == metric].set_index("loss")
-        for kind, by_link in LINK_BY_LOSS.items():
-            first = {"context": one.label, "condition": one.condition, "metric": metric}
-            yield first | {"kind": kind} | {link: _cell(known, by_link[link]) for link in LINKS}
-
-
 def _cell(known: pd.DataFrame, loss: str) -> str:
     """Mean ± half its interval, or the number of runs that diverged, failed or are missing."""
     if not loss:
@@ -408,7 +401,7 @@ def _cell(known: pd.DataFrame, loss: str) -> str:
 # ---- words and numbers ---------------------------------------------------------------------------
 
 
-def _factor(one: Comparison, name: str, default: Any) -> Any:
+def _factor(one: Comparison, name: str, default: object) -> Any:
     """Factor of the context's runs, by dotted name in the recorded configuration."""
     configs = [text for text in one.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default

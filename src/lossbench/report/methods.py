@@ -17,12 +17,7 @@ from lossbench.statistics.declared import Declaration
 
 
 def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
-    """Sentences on protocol, budget, seeds, statistics, hardware and versions.
-
-    Args:
-        loaded: The sweep.
-        mains: Fair comparisons of the sweep, one per context.
-    """
+    """Sentences on protocol, budget, seeds, statistics, hardware and versions of a sweep."""
     runs = loaded.runs[loaded.runs.status != "missing"]
     if not len(runs) or not mains:
         return ["No run has finished."]

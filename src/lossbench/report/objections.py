@@ -29,12 +29,7 @@ WIDEST = 10.1
 
 
 def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[str]:
-    """Objections of a strict reader to the verdicts of a sweep, one sentence each.
-
-    Args:
-        sweep: Records of the sweep.
-        comparisons: Comparisons of the sweep, from `Verdicts.comparisons`.
-    """
+    """Objections to the verdicts of a sweep, one sentence each, from `Verdicts.comparisons`."""
     sentences = []
     if declaration_of(sweep.plan)["size"] == "smoke":
         sentences.append("size=smoke shows that every part runs; its verdicts mean nothing.")
@@ -104,11 +99,7 @@ def wide_margin(comparison: Comparison) -> str:
 
 
 def unequal_budgets(budgets: pd.DataFrame) -> str:
-    """Sentence if losses of a context were tuned with different numbers of candidates, else empty.
-
-    Args:
-        budgets: Rows from `budgets`, of one context.
-    """
+    """Sentence if losses of a context had different numbers of candidates, else empty."""
     if budgets.candidates.nunique() < 2:
         return ""
     spent = ", ".join(f"{row.loss} {row.candidates}" for row in budgets.itertuples())
@@ -128,11 +119,7 @@ def edge_of_grid(comparison: Comparison) -> str:
 
 
 def coarse_grid(rates: pd.DataFrame) -> str:
-    """Sentence if neighbouring learning rates lie more than a decade apart, else empty.
-
-    Args:
-        rates: Frame with a column `lr`.
-    """
+    """Sentence if neighbouring learning rates lie more than a decade apart, else empty."""
     tried = sorted({*rates.lr})
     apart = max((high / low for low, high in itertools.pairwise(tried) if low > 0), default=1.0)
     if apart <= WIDEST:

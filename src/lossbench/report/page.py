@@ -322,10 +322,8 @@ def _texts(table: pd.DataFrame) -> list[dict[str, str]]:
     def cell(value: object) -> str:
         if isinstance(value, bool | np.bool_):
             return "yes" if value else "no"
-        if isinstance(value, float):
+        if isinstance(value, float | np.floating):
             return f"{value:.4g}" if math.isfinite(value) else "–"
         return str(value)
 
-    return [
-        {str(name): cell(value) for name, value in row.items()} for row in table.to_dict("records")
-    ]
+    return table.map(cell).rename(columns=str).to_dict("records")

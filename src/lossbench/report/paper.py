@@ -29,13 +29,7 @@ REFERENCES = """\
 
 
 def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
-    """Write the files for a paper into a folder; returns the names of the files.
-
-    Args:
-        folder: Folder of the files.
-        loaded: The sweep.
-        mains: Fair comparisons of the sweep, one per context.
-    """
+    """Write the files for a paper into a folder; returns the names of the files."""
     prose = " ".join(methods.paragraph(loaded, mains))
     cited = _typeset(prose)
     for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():

@@ -194,8 +194,7 @@ def _as_json(value: Any) -> object:
         function = f"{value.func.__module__}.{value.func.__qualname__}"
         return [function, value.args, value.keywords]
     if isinstance(value, pd.DataFrame):
-        columns = [value.iloc[:, place] for place in range(value.shape[1])]
-        return [[*value.columns], value.index, *(column.array for column in columns)]
+        return [[*value.columns], value.index, *(column.array for _, column in value.items())]
     if isinstance(value, pd.Series):
         return [value.name, value.index, value.array]
     if isinstance(value, pd.Index):
@@ -222,11 +221,19 @@ def _each(
     The block gets a function that waits for the results and returns them by name of the drawing. A
     drawing that raises an error is logged and left out.
     """
-    attempt = partial(_made_or_reason, act)
-    drawings = _unlike_in_name(drawings)
-    first = [*itertools.islice(drawings, MANY)]
+
+    def distinct() -> Iterator[Drawing]:
+        names = set()
+        for drawing in drawings:
+            name = drawing.name.casefold()
+            assert name not in names, f"two figures would share the files of {drawing.name}"
+            names.add(name)
+            yield drawing
+
+    attempt, rest = partial(_made_or_reason, act), distinct()
+    first = [*itertools.islice(rest, MANY)]
     if workers == 1 or len(first) < MANY:
-        every = [*first, *drawings]
+        every = [*first, *rest]
         yield partial(_results, every, map(attempt, every))
         return
     with ProcessPoolExecutor(
@@ -236,23 +243,19 @@ def _each(
         initargs=processes.inherited(),
     ) as pool:
         try:
-            submitted = [
-                (drawing, _submitted(pool, attempt, drawing))
-                for drawing in itertools.chain(first, drawings)
-            ]
+            submitted = []
+            for drawing in itertools.chain(first, rest):
+                try:
+                    with processes.beginning([__name__]):
+                        future = pool.submit(attempt, drawing)
+                except BrokenExecutor as error:  # a process of the pool was killed before
+                    future = Future()
+                    future.set_exception(error)
+                submitted.append((drawing, future))
             every = [drawing for drawing, _ in submitted]
             yield partial(_results, every, _or_here(submitted, attempt))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _unlike_in_name(drawings: Iterable[Drawing]) -> Iterator[Drawing]:
-    names = set()
-    for drawing in drawings:
-        name = drawing.name.casefold()
-        assert name not in names, f"two figures would share the files of {drawing.name}"
-        names.add(name)
-        yield drawing
 
 
 def _results(
@@ -278,19 +281,6 @@ def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
     processes.end_with_parent()
     # The pool ends this process by SIGTERM if another process of the pool was killed.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _submitted(
-    pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Result], drawing: Drawing
-) -> Future[Result]:
-    """Future of a drawing; if the pool is broken already, a future that has failed."""
-    try:
-        with processes.beginning([__name__]):
-            return pool.submit(attempt, drawing)
-    except BrokenExecutor as error:
-        failed: Future[Result] = Future()
-        failed.set_exception(error)
-        return failed
 
 
 def _or_here(
@@ -383,6 +373,8 @@ def svg_of(figure: Figure) -> str:
 def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Markup:
     """SVG of matplotlib as part of a page: without ids of groups, numbers to 0.01 points.
 
+    Colours become CSS properties, see `palette`.
+
     Args:
         svg: Content of the file, drawn within `figures.style` with a name that no other has.
         title: Description for readers who do not see the picture.
@@ -401,16 +393,15 @@ def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Ma
         r"(?<=>)\s+(?=<)",
     ):
         body = re.sub(useless, "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]*>", _shorten, body)
+
+    def shorter(tag: re.Match[str]) -> str:
+        text = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", tag[0]).split())
+        return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), text)
+
+    body = re.sub(r"<[^>]*>", shorter, body)
     top, bottom = cut
     view = f"0 {top:.1f} {width:.0f} {height - top - bottom:.1f}"
     return Markup(f'<svg role="img" aria-label="{escape(title)}" viewBox="{view}">{body}')
-
-
-def _shorten(tag: re.Match[str]) -> str:
-    """Tag of an SVG with at most two decimals, and colours as CSS properties, see `palette`."""
-    text = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", tag[0]).split())
-    return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), text)
 
 
 COLORS = {day.lower(): f"var(--c{day[1:].lower()})" for day in figures.NIGHT}

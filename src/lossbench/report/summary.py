@@ -182,6 +182,11 @@ def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]
         verdict = "reference" if loss == comparison.reference else ""
         if loss in versus:
             verdict = comparison.printed(other["verdict"])
+        elsewhere = {}
+        for name in others:
+            mean = means[loss, name]
+            count = "" if mean.n in (0, row["n"]) else f" (n = {mean.n})"
+            elsewhere[name] = words.rounded(mean.value, mean.high - mean.value) + count
         size, fixed = (other["low"], other["high"]), (other["fixed_low"], other["fixed_high"])
         cells.append(
             {
@@ -198,7 +203,7 @@ def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]
                 "fixed": words.interval(other["difference"], *fixed, sign=True),
                 "verdict": verdict,
                 "exploratory": bool(other.get("exploratory", False)),
-                "others": {name: _other(means[loss, name], row["n"]) for name in others},
+                "others": elsewhere,
             }
         )
     return cells
@@ -208,12 +213,6 @@ def _half(half: float) -> str:
     """Half an interval as text; a number that is not zero never prints as zeros."""
     text = words.rounded(half, half)
     return text if text == "none" or float(text) or not half else f"{half:.0e}"
-
-
-def _other(row: Any, n: int) -> str:
-    """Mean of another metric, with n if some runs have no finite value."""
-    text = words.rounded(row.value, row.high - row.value)
-    return text if row.n in (0, n) else f"{text} (n = {row.n})"
 
 
 def other_metrics(comparison: Comparison) -> list[str]:

@@ -14,12 +14,7 @@ KINDS = ("csv", "md", "tex")
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Write each table as .csv, .md and .tex; returns the names of the files.
-
-    Args:
-        folder: Folder of the files.
-        tables: Tables by file stem.
-    """
+    """Write each table, by file stem, as .csv, .md and .tex; returns the names of the files."""
     for name, frame in tables.items():
         texts = frame.map(lambda cell: f"{cell:.5g}" if isinstance(cell, float) else str(cell))
         texts = texts.rename(columns=str)

@@ -26,8 +26,8 @@ def answer(verdicts: statistics.Verdicts) -> str:
 
 def table(verdicts: statistics.Verdicts) -> str:
     """Table of a sweep's results, verdicts coloured."""
-    return summary.table(verdicts, paint=_painted)
 
+    def painted(text: str, verdict: str) -> str:
+        return f"\033[{_COLORS[verdict]}m{text}\033[0m" if verdict in _COLORS else text
 
-def _painted(text: str, verdict: str) -> str:
-    return f"\033[{_COLORS[verdict]}m{text}\033[0m" if verdict in _COLORS else text
+    return summary.table(verdicts, paint=painted)

@@ -114,12 +114,9 @@ error is almost zero."""
 
 
 def margin_text(margins: Sequence[Margin]) -> str:
-    """Text of a margin in the metric, in the target's unit, and as share of the reference's error.
+    """Text of margins with one metric and reference, also in other units, as far as known.
 
     Example: `0.02 = 1.5 points of the progression score (4 % of the error of mse)`.
-
-    Args:
-        margins: One margin, or margins of several contexts with the same metric and reference.
     """
     first = margins[0]
     text = _from_to([one.value for one in margins], "{:.3g}")
@@ -139,12 +136,7 @@ def margin_text(margins: Sequence[Margin]) -> str:
 
 
 def seen_text(seen: pd.DataFrame, *, count: int) -> str:
-    """Sentence on runs that were seen under another declaration before; empty if there are none.
-
-    Args:
-        seen: Rows from `seen_before`.
-        count: Number of all runs.
-    """
+    """Sentence on rows from `seen_before`, of `count` runs; empty if there are no rows."""
     if seen.empty:
         return ""
     places = [
@@ -163,11 +155,7 @@ def _from_to(numbers: Sequence[float], digits: str) -> str:
 
 
 def fragility(row: Row) -> str:
-    """Reasons to doubt an interval that assumes normal differences; empty if there are none.
-
-    Args:
-        row: Row of `paired` or `verdicts`.
-    """
+    """Reasons to doubt the interval in a row of `paired` or `verdicts`; empty if there are none."""
     n = row["pairs"] if "pairs" in row else row["n"]
     if n < FEWEST_PAIRS or row["average"] == "median":
         return ""
@@ -182,11 +170,7 @@ def fragility(row: Row) -> str:
 
 
 def on_new_examples(row: Row) -> str:
-    """Verdict for new test examples, as text; empty if the test examples were not recorded.
-
-    Args:
-        row: Row of `paired` or `verdicts`.
-    """
+    """Verdict of a row for new test examples; empty if the test examples were not recorded."""
     word = row["examples_verdict"]
     if not isinstance(word, str):
         return ""

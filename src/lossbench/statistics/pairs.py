@@ -139,7 +139,7 @@ def paired(
 
 
 def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The columns of runs that `paired` needs; without candidates, each loss gets a single one."""
+    """Columns of runs that `paired` needs; runs without candidates all get candidate 0."""
     if "candidate" not in frame:
         frame = frame.assign(candidate=0, selected_by=frame[metric])
     # Long texts, like a run's whole configuration, would be copied with every selection of rows.

@@ -86,7 +86,7 @@ def pairs_for(
 
 
 def fewest_pairs(suffice: Callable[[int], bool], *, least: int = FEWEST_PAIRS) -> float:
-    """Fewest pairs, at least `least`, that suffice, if more suffice too; infinite above 100,000."""
+    """Smallest number of pairs, `least` or more, that suffices; infinity above 100,000."""
     low, high = least - 1, least  # low does not suffice or is not allowed
     while not suffice(high):
         if high >= MOST_PAIRS:

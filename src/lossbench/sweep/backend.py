@@ -177,9 +177,8 @@ class Processes(Backend):
                     pack, outcome = message
                     if process.is_dead and not process.is_ready:
                         raise ConfigError(
-                            "a process for training ended before it was ready, see "
-                            "above: correct that, or train in one process with "
-                            "hydra.launcher.workers=1"
+                            "a process for training ended before it was ready: correct the error "
+                            "printed above, or train in one process with hydra.launcher.workers=1"
                         )
                     if isinstance(outcome, int):
                         ended += outcome

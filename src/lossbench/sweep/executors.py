@@ -187,7 +187,8 @@ class ExecutorBackend(Backend):
     def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
         if workers < 0:
             raise ConfigError(
-                f"hydra.launcher.workers={workers}: use 0 for as many as the cluster has"
+                f"hydra.launcher.workers={workers}: use a positive number, or 0 for as many "
+                "as the cluster has"
             )
         self.trainer, self.cluster, self.workers = trainer, cluster, workers
         self.packs_at_once = workers or 1

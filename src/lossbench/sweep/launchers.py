@@ -37,7 +37,9 @@ def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
 def process_count(workers: int, engine: Engine) -> int:
     """Number of processes: 1 on a GPU, else `workers`; at 0 as many as cores and memory allow."""
     if workers < 0:
-        raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
+        raise ConfigError(
+            f"hydra.launcher.workers={workers}: use a positive number, or 0 for one on each core"
+        )
     if engine.device != "cpu":
         return 1
     return workers or min(cores() // engine.threads, int(free_memory() // BYTES_A_WORKER))

@@ -161,7 +161,12 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
                 raise ConfigError(f"loss {one.loss.name}: {error}") from error
             except Exception as error:
                 # The loss fails its own runs only, and the records of these runs say why.
-                log.warning("loss %s raises %s: %s", one.loss.name, type(error).__name__, error)
+                log.warning(
+                    "loss %s raised %s: %s. Its runs will fail, all others train",
+                    one.loss.name,
+                    type(error).__name__,
+                    error,
+                )
 
 
 def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:

@@ -199,7 +199,9 @@ class Training:
         try:
             content = {name: store.read(self.folder, name, record) for name in record["files"]}
         except store.StoreError as error:
-            log.warning("pack %s begins again: %s", self.folder.name, error)
+            log.warning(
+                "pack %s begins again, its checkpoint cannot be read: %s", self.folder.name, error
+            )
             return None
         parts = tuple(content[name] for name in sorted(content) if name.startswith("part-"))
         (checkpoint,) = (name for name in content if name.startswith("checkpoint-"))
